@@ -259,14 +259,15 @@ async function measure(question, way, work, { times = runs, warmUp = 2, callers 
 async function measurePlans(url) {
   const db = await openDb(url, { poolSize: 10, applicationName: 'bench', parallelWorkers: 0 });
   const now = () => Date.parse(`${END}T12:00:00Z`);
+  const queue = createFairQueue({ places: 4, waitingPerCaller: 100, waitMs: 60_000 });
   const read = createRead({
     db,
     freshness: { cover: async () => ({ complete: true, dataSource: 'cache', asOf: null }) },
-    cache: createCache({ redis: undefined, changes: db.changes, now }),
+    cache: createCache({ redis: undefined, changes: db.changes, queue, now }),
     documents: createDocuments(db.days),
     labels: createLabels(db.directory),
     fallback: (_, ask) => ask,
-    queue: createFairQueue({ places: 4, waitingPerCaller: 100, waitMs: 60_000 }),
+    queue,
     maxDays: 1100,
     maxRows: 1e9,
     now,

@@ -1,7 +1,7 @@
 import { hash } from 'node:crypto';
 import { addDays, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { CACHED_ANSWERS, coalesceBy, type RedisClient, readyJson, textOfReady } from '@tally/service';
+import { CACHED_ANSWERS, coalesceBy, type FairQueue, type RedisClient, readyJson, textOfReady } from '@tally/service';
 
 export type CacheScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
 
@@ -31,9 +31,15 @@ export type Cache = {
    * Returns the answer to a query over counted events: cached, shared with a running computation, or computed. Its key
    * contains the version of the merchants and days of `scope`, read after the query arrived: no answer is older than
    * any commit before the call. `compute` must depend only on the query, the sums of these days and the names of the
-   * directory, and return plain JSON.
+   * directory, and return plain JSON. It runs when a caller who asks for it has its turn; without a caller, at once.
    */
-  through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T>;
+  through<T>(
+    kind: string,
+    question: unknown,
+    scope: CacheScope,
+    compute: () => Promise<T>,
+    callerId?: string,
+  ): Promise<T>;
   /**
    * The same for an answer of which a part is sent unchanged: that part is cached as its JSON, and only `more`, which
    * is needed to finish the answer, is parsed again.
@@ -43,6 +49,7 @@ export type Cache = {
     question: unknown,
     scope: CacheScope,
     compute: () => Promise<{ sent: object; more: More }>,
+    callerId: string,
   ): Promise<{ text: string; more: More }>;
   /** Caches an answer by its query only, at most once a minute: for when nothing better is available. */
   remember(kind: string, question: unknown, answer: unknown): void;
@@ -58,6 +65,8 @@ export type CacheOptions = {
   /** Undefined: nothing is cached, every query is computed. */
   redis: RedisClient | undefined;
   changes: Db['changes'];
+  /** The queue of computations. */
+  queue: FairQueue;
   now: () => number;
   maxMemoryBytes?: number;
 };
@@ -77,9 +86,13 @@ const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
 /**
  * A cache in front of Postgres with two tiers: this process and Redis. While Redis is unavailable: only the process.
  */
-export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 1024 }: CacheOptions): Cache {
+export function createCache({ redis, changes, queue, now, maxMemoryBytes = 64 * 1024 * 1024 }: CacheOptions): Cache {
   const memory = createMemory(maxMemoryBytes, now);
-  const underWay = new Map<string, Promise<string>>();
+  /** Answers that are looked up or computed, and how many calls wait for each. */
+  const underWay = new Map<
+    string,
+    { stored: Promise<string | null>; answer: ReturnType<typeof createTurns>; callers: number }
+  >();
   /** Read after each query arrived, and shared by concurrent queries. */
   const versionOf = coalesceBy((scope: CacheScope) => changes.versionOf(scope));
   const counts = { memoryHits: 0, redisHits: 0, misses: 0, joined: 0, errors: 0 };
@@ -93,13 +106,15 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
     }
   }
 
-  async function find(key: string, ttlSeconds: number, compute: () => Promise<string>): Promise<string> {
+  async function find(key: string, ttlSeconds: number): Promise<string | null> {
     const stored = await fromRedis(key);
-    if (stored !== null) {
-      counts.redisHits++;
-      memory.set(key, stored, ttlSeconds);
-      return stored;
-    }
+    if (stored === null) return null;
+    counts.redisHits++;
+    memory.set(key, stored, ttlSeconds);
+    return stored;
+  }
+
+  async function computed(key: string, ttlSeconds: number, compute: () => Promise<string>): Promise<string> {
     counts.misses++;
     const text = await compute();
     if (text.length > MAX_ANSWER_BYTES) return text;
@@ -109,14 +124,15 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
     return text;
   }
 
-  /** Returns the text of the answer to a query: cached, shared, or computed. */
+  /** Returns the text of the answer to a query: cached, shared, or computed in the caller's turn. */
   async function textOf(
     kind: string,
     question: unknown,
     { merchantIds, startDate, endDate }: CacheScope,
     compute: () => Promise<string>,
+    callerId: string | undefined,
   ): Promise<string> {
-    if (!redis) return compute();
+    if (!redis) return callerId === undefined ? compute() : queue(callerId, compute);
     const version = await versionOf({ merchantIds, startDate, endDate });
     const key = `${CACHED_ANSWERS}:${kind}:${startDate}..${endDate}:${version}:${digest(question)}`;
     const kept = memory.get(key);
@@ -126,18 +142,31 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
     }
     const joined = underWay.get(key);
     if (joined) counts.joined++;
-    const answer = joined ?? find(key, ttlOf(endDate, dayOf(now())), compute);
-    if (!joined) {
-      underWay.set(key, answer);
-      const done = () => underWay.delete(key);
-      answer.then(done, done);
+    const ttlSeconds = ttlOf(endDate, dayOf(now()));
+    const shared = joined ?? {
+      stored: find(key, ttlSeconds),
+      answer: createTurns(() => computed(key, ttlSeconds, compute), queue),
+      callers: 0,
+    };
+    if (!joined) underWay.set(key, shared);
+    shared.callers++;
+    try {
+      return (await shared.stored) ?? (await shared.answer(callerId));
+    } finally {
+      shared.callers--;
+      if (shared.callers === 0) underWay.delete(key);
     }
-    return answer;
   }
 
   return {
-    async through<T>(kind: string, question: unknown, scope: CacheScope, compute: () => Promise<T>): Promise<T> {
-      const text = await textOf(kind, question, scope, async () => JSON.stringify(await compute()));
+    async through<T>(
+      kind: string,
+      question: unknown,
+      scope: CacheScope,
+      compute: () => Promise<T>,
+      callerId?: string,
+    ): Promise<T> {
+      const text = await textOf(kind, question, scope, async () => JSON.stringify(await compute()), callerId);
       return JSON.parse(text) as T;
     },
     async sent<More>(
@@ -145,12 +174,14 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
       question: unknown,
       scope: CacheScope,
       compute: () => Promise<{ sent: object; more: More }>,
+      callerId: string,
     ) {
-      const both = await textOf(kind, question, scope, async () => {
+      const inParts = async () => {
         const { sent, more } = await compute();
         // Compact JSON has no line ends, so one can separate the parts.
         return `${JSON.stringify(more)}\n${textOfReady(sent) ?? JSON.stringify(sent)}`;
-      });
+      };
+      const both = await textOf(kind, question, scope, inParts, callerId);
       const end = both.indexOf('\n');
       return { text: both.slice(end + 1), more: JSON.parse(both.slice(0, end)) as More };
     },
@@ -185,6 +216,39 @@ export function createCache({ redis, changes, now, maxMemoryBytes = 64 * 1024 * 
       memory.clear();
       await changes.touchAll();
     },
+  };
+}
+
+/**
+ * Returns how callers get an answer that is computed once: in the first turn that one of them has, so that nobody waits
+ * in the line of another caller. Without a caller it is computed at once. Rejects only the caller that the queue
+ * refuses, or all of them with the error of the computation.
+ */
+function createTurns(compute: () => Promise<string>, queue: FairQueue) {
+  let begun: Promise<string> | undefined;
+  let begin = () => {};
+  const answer = new Promise<void>((resolve) => {
+    begin = resolve;
+  }).then(() => {
+    begun ??= compute();
+    return begun;
+  });
+  const turns = new Map<string, Promise<unknown>>();
+
+  return (callerId: string | undefined): Promise<string> => {
+    if (callerId === undefined) begin();
+    if (callerId === undefined || begun) return answer;
+    let turn = turns.get(callerId);
+    if (!turn) {
+      turn = queue(callerId, async () => {
+        if (begun) return;
+        begin();
+        await answer;
+      });
+      turns.set(callerId, turn);
+      turn.catch(() => turns.delete(callerId));
+    }
+    return Promise.race([answer, turn.then(() => answer)]);
   };
 }
 

@@ -99,15 +99,15 @@ export function createReadMeter({
     if (declared) return ofMeter(declared, asked, callerId, { keepZeros: false });
     const measured = { ...asked, window: question.window, isUtc, groupBy: groupBy as GroupBy[] };
     const coverage = knownOn(await freshness.cover(measureFilters(measured)), question);
-    const { text, more } = await cache.sent('meter', keyOf(builtIn.key, asked), { ...range, merchantIds }, () =>
-      queue(callerId, async () => {
-        const months = isUtc ? monthsOf(asked) : [];
-        // Throws TOO_MANY_POINTS, as the days would later.
-        if (months.length > 0) await readMeasure(builtIn.key, { ...measured, windows: months, window: 'month' });
-        const { rows, ...more } = await readMeasure(builtIn.key, measured);
-        return { sent: answerOf(rows, windows, groupBy), more };
-      }),
-    );
+    const compute = async () => {
+      const months = isUtc ? monthsOf(asked) : [];
+      // Throws TOO_MANY_POINTS, as the days would later.
+      if (months.length > 0) await readMeasure(builtIn.key, { ...measured, windows: months, window: 'month' });
+      const { rows, ...more } = await readMeasure(builtIn.key, measured);
+      return { sent: answerOf(rows, windows, groupBy), more };
+    };
+    const scope = { ...range, merchantIds };
+    const { text, more } = await cache.sent('meter', keyOf(builtIn.key, asked), scope, compute, callerId);
     return finished(text, { coverage: covering(coverage, more.imported, more.unknown) });
   };
 
@@ -124,33 +124,33 @@ export function createReadMeter({
     const limits = await limitsOf(meter, range, Object.keys(filters), merchantIds, coverage);
     const byElement = meter.aggregation === 'PERCENTILE';
     const limit = byElement ? MAX_BUCKETS : MAX_ROWS;
-    const compute = () =>
-      queue(callerId, async () => {
-        const read = async (of: readonly Period[]) => {
-          const [starts, end] = [of.map(({ from }) => from), of.at(-1)!.to];
-          const scope = { merchantIds, starts, end, groupBy, filters, limit: limit + 1, asKnownOn, maxRows };
-          const values = await db.meters.read(meter, scope);
-          const sums = byElement ? percentilesOf(values, percentile) : values;
-          if (values.length > limit || sums.length > MAX_ROWS)
-            throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
-              details: { maxRows: MAX_ROWS },
-            });
-          return sums;
-        };
-        const months = monthsOf(asked);
-        if (months.length > 0) await read(months);
-        const sums = await read(windows);
-        const scale = meter.aggregation === 'COUNT' || meter.aggregation === 'UNIQUE' ? 0 : meter.scale;
-        const kept = keepZeros ? sums : sums.filter(({ value }) => value !== '0');
-        const isWhole = byElement || scale === 0;
-        const quantityOf = isWhole ? undefined : (units: string) => formatUnits(BigInt(units), scale);
-        return { sent: answerOf(kept, windows, groupBy, quantityOf), more: null };
-      });
+    const compute = async () => {
+      const read = async (of: readonly Period[]) => {
+        const [starts, end] = [of.map(({ from }) => from), of.at(-1)!.to];
+        const scope = { merchantIds, starts, end, groupBy, filters, limit: limit + 1, asKnownOn, maxRows };
+        const values = await db.meters.read(meter, scope);
+        const sums = byElement ? percentilesOf(values, percentile) : values;
+        if (values.length > limit || sums.length > MAX_ROWS)
+          throw new TallyError('TOO_MANY_POINTS', `The answer has more than ${MAX_ROWS} rows.`, {
+            details: { maxRows: MAX_ROWS },
+          });
+        return sums;
+      };
+      const months = monthsOf(asked);
+      if (months.length > 0) await read(months);
+      const sums = await read(windows);
+      const scale = meter.aggregation === 'COUNT' || meter.aggregation === 'UNIQUE' ? 0 : meter.scale;
+      const kept = keepZeros ? sums : sums.filter(({ value }) => value !== '0');
+      const isWhole = byElement || scale === 0;
+      const quantityOf = isWhole ? undefined : (units: string) => formatUnits(BigInt(units), scale);
+      return { sent: answerOf(kept, windows, groupBy, quantityOf), more: null };
+    };
     // History still being computed changes an answer, and no version covers that.
     const text =
       limits.complete === coverage.complete
-        ? (await cache.sent('meter', [keepZeros, keyOf(meter.id, asked)], { ...range, merchantIds }, compute)).text
-        : textOfReady((await compute()).sent)!;
+        ? (await cache.sent('meter', [keepZeros, keyOf(meter.id, asked)], { ...range, merchantIds }, compute, callerId))
+            .text
+        : textOfReady((await queue(callerId, compute)).sent)!;
     return finished(text, { coverage: { ...coverage, ...limits } });
   }
 

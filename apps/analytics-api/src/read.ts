@@ -63,7 +63,7 @@ export type ReadOptions = {
   documents: Documents;
   labels: Labels;
   fallback: Fallback;
-  /** The queue of uncached queries. */
+  /** The queue of queries that are never cached. */
   queue: FairQueue;
   maxDays: number;
   /** Rows that a query may read, as estimated by its plan. */
@@ -90,11 +90,6 @@ export function createRead({
   maxRows,
   now,
 }: ReadOptions) {
-  const inTurn =
-    <T>(callerId: string, compute: () => Promise<T>) =>
-    () =>
-      queue(callerId, compute);
-
   /** Returns how to plan sums of these ranges: by their number of rows, if the choice of rollups matters. */
   const planner = async ({ merchantIds }: Pick<Filters, 'merchantIds'>, needs: Needs, ...ranges: DayRange[]) => {
     if (!needs.entities) return (range: DayRange) => planOf(range, needs, typicalRows(dayOf(now())));
@@ -115,7 +110,7 @@ export function createRead({
         'breakdown',
         [question, after],
         filters,
-        inTurn(callerId, async () => {
+        async () => {
           const needs: Needs = { ...needsOf(filters, ...groupings), days: false, sums: by !== 'model' };
           // The providers of a model are listed beside its sums, so nothing is subtracted there.
           const [plan, imported] = await Promise.all([
@@ -144,7 +139,8 @@ export function createRead({
             nextCursor: last ? encodeCursor([last.sort_value, ...last.keys], paged) : null,
           });
           return { sent, more: { imported, parts, unknown: unknownOf(totals) } };
-        }),
+        },
+        callerId,
       );
       const { imported, parts, unknown } = more;
       return finished<BreakdownAnswer>(text, {
@@ -218,7 +214,7 @@ export function createRead({
         const unknown = unknownOf(add(sums, then));
         return { sent, more: { unknown, plan: Object.values(plan).flat(), importedNow, importedBefore } };
       };
-      const { text, more } = await cache.sent('summary', filters, scope, inTurn(callerId, compute));
+      const { text, more } = await cache.sent('summary', filters, scope, compute, callerId);
       const { unknown, plan, importedNow, importedBefore } = more;
       const covered = covering(covering(coverage, importedNow), importedBefore, unknown);
       return finished<SummaryAnswer>(text, { coverage: covered, ...planned(plan, explain) });
@@ -259,7 +255,7 @@ export function createRead({
           more: { imported, parts, unknown },
         };
       };
-      const { text, more } = await cache.sent('timeseries', asked, utc, inTurn(callerId, compute));
+      const { text, more } = await cache.sent('timeseries', asked, utc, compute, callerId);
       const { imported, parts, unknown } = more;
       return finished<SeriesAnswer>(text, {
         coverage: covering(coverage, imported, unknown),
@@ -313,7 +309,7 @@ export function createRead({
           imported,
         };
       };
-      const { imported, ...answer } = await cache.through('filters', question, question, inTurn(callerId, compute));
+      const { imported, ...answer } = await cache.through('filters', question, question, compute, callerId);
       return {
         ...answer,
         coverage: imported.parts.length > 0 ? { ...coverage, complete: false } : covering(coverage, imported),

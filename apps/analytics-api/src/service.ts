@@ -87,7 +87,6 @@ export async function createAnalyticsService(
     overflowed: db.usage.overflowed,
     now,
   });
-  const cache = createCache({ redis: env.ENABLE_ANALYTICS_CACHE ? redis : undefined, changes: db.changes, now });
   const labels = createLabels(db.directory);
   const documents = createDocuments(db.days);
   // Queries, and the labels of exports, always find connections.
@@ -96,6 +95,8 @@ export async function createAnalyticsService(
     // A summary reads over two connections.
     places: Math.max(1, Math.floor((env.POSTGRES_POOL_SIZE - exportsAtOnce - 1) / 2)),
   });
+  const cachedIn = env.ENABLE_ANALYTICS_CACHE ? redis : undefined;
+  const cache = createCache({ redis: cachedIn, changes: db.changes, queue, now });
   const read = createRead({
     db,
     freshness,

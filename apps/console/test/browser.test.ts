@@ -485,6 +485,25 @@ test('a service that is down is named, and the rest works', async () => {
   });
 });
 
+test('a service that hangs is named after seconds, and can be asked again', async () => {
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/health');
+    await expect.poll(() => page.title()).toBe('Health · Tally');
+    process.kill(stack.services.analytics.pid, 'SIGSTOP');
+    try {
+      await page.click('nav a:has-text("Overview")');
+      await expect.poll(() => page.title()).toBe('Overview · Tally');
+      await page.waitForSelector('.banner:has-text("No answer for 10 seconds")');
+      await page.waitForSelector('.banner:has-text("analytics-api does not answer")');
+      await page.getByRole('button', { name: 'Ask again' }).click();
+    } finally {
+      process.kill(stack.services.analytics.pid, 'SIGCONT');
+    }
+    await page.waitForSelector('.stats .stat-value a');
+    await page.waitForSelector('.banner:has-text("No answer")', { state: 'detached' });
+  });
+});
+
 test('a service that hangs keeps nobody from the pages of the others', async () => {
   await as(keys.admin, async (page) => {
     await open(page, '/app/health');

@@ -32,7 +32,10 @@ import { type PriceList, priced } from './prices/price-list.ts';
 
 export type AcceptOptions = {
   counters: Counters;
-  journal: Pick<Journal, 'append' | 'predictFolded'>;
+  journal: Pick<Journal, 'predictFolded'> & {
+    /** Appends a batch in a turn of the caller. */
+    append(callerId: string, batch: Parameters<Journal['append']>[0]): ReturnType<Journal['append']>;
+  };
   /** Days for which the journal keeps events; older ones need `backfill`. */
   retentionDays: number;
   registry: RegistryReader;
@@ -57,11 +60,13 @@ export type AcceptOptions = {
 export type Accept = {
   /** Stores a batch durably before it answers. Throws UNAVAILABLE if a store failed: send the same batch again. */
   record(batch: BatchToRecord): Promise<Accepted>;
-  /** Stores plain counters. Makes their lines by a registry, and again if that is stale. */
-  store(linesOf: (registry: Registry) => readonly CheckedLine[]): Promise<Accepted>;
+  /** Stores plain counters of a caller. Makes their lines by a registry, and again if that is stale. */
+  store(callerId: string, linesOf: (registry: Registry) => readonly CheckedLine[]): Promise<Accepted>;
 };
 
 export type BatchToRecord = BatchToCheck & {
+  /** Who sends it: callers take turns at Postgres. */
+  callerId: string;
   /** Called with the valid events before they are stored; `onAccepted` is then not called with them. */
   beforeStore?(lines: readonly CheckedLine[]): Promise<void>;
 };
@@ -69,8 +74,8 @@ export type BatchToRecord = BatchToCheck & {
 /** The result of a batch; `repeats` and `rejected` name events by their index, all others are accepted. */
 export type Accepted = { accepted: number; repeats: number[]; rejected: Rejection[]; warnings: RecordWarning[] };
 
-/** The registry that lines were made by, and whether `onAccepted` is skipped for them. */
-type StoreOptions = { version: number; isNoted: boolean };
+/** The registry that lines were made by, whether `onAccepted` is skipped for them, and who sent them. */
+type StoreOptions = { version: number; isNoted: boolean; callerId: string };
 
 /** `stale`: events to check again, since the registry of meters has changed. */
 type Stored = Accepted & { stale: CheckedLine[] };
@@ -119,13 +124,17 @@ export function createAccept(options: AcceptOptions): Accept {
     return result;
   }
 
-  async function directly(entries: readonly CheckedLine[], source: FlushSource, version: number): Promise<Stored> {
+  async function directly(
+    entries: readonly CheckedLine[],
+    source: FlushSource,
+    how: Pick<StoreOptions, 'version' | 'callerId'>,
+  ): Promise<Stored> {
     const lines = entries.map(({ line }) => line);
     const startedAt = Date.now();
     try {
-      const { flushes, inserted, known, conflicts, folded } = await journal.append({
+      const { flushes, inserted, known, conflicts, folded } = await journal.append(how.callerId, {
         source,
-        registryVersion: version,
+        registryVersion: how.version,
         lines: lines.map((line) => ({ ...line, origin: 'direct' })),
       });
       for (const flush of flushes)
@@ -151,15 +160,15 @@ export function createAccept(options: AcceptOptions): Accept {
       if (ofClosed.length > 0) {
         const rejected = ofClosed.map((entry) => rejectionOf(entry, 'DAY_CLOSED', dayClosed(entry.line.date)));
         const others = entries.filter(({ line }) => !closed.includes(line.date));
-        const stored = others.length === 0 ? none() : await directly(others, source, version);
+        const stored = others.length === 0 ? none() : await directly(others, source, how);
         return both(stored, { ...none(), rejected });
       }
       const [entry] = entries;
       if (entries.length === 1) return { ...none(), rejected: [rejectionOf(entry!, ...reasonOf(error))] };
       // Halves the batch until refused lines are alone.
       const half = Math.ceil(entries.length / 2);
-      const first = await directly(entries.slice(0, half), source, version);
-      const second = await directly(entries.slice(half), source, version);
+      const first = await directly(entries.slice(0, half), source, how);
+      const second = await directly(entries.slice(half), source, how);
       return both(first, second);
     }
   }
@@ -167,13 +176,11 @@ export function createAccept(options: AcceptOptions): Accept {
   /** Stores events of days that Redis keeps: in Redis, or in Postgres while Redis is full or unavailable. */
   async function storeFresh(
     fresh: readonly CheckedLine[],
-    { version, isNoted }: StoreOptions,
+    how: StoreOptions,
     add: (part: Stored) => void,
   ): Promise<void> {
     const past = (lines: readonly CheckedLine[]) =>
-      options.writeDirectly(new Set(lines.map(({ line }) => line.merchant_id)), () =>
-        directly(lines, 'direct', version),
-      );
+      options.writeDirectly(new Set(lines.map(({ line }) => line.merchant_id)), () => directly(lines, 'direct', how));
     if (options.isFull()) {
       try {
         return add(await past(fresh));
@@ -184,7 +191,7 @@ export function createAccept(options: AcceptOptions): Accept {
     }
     let left = fresh;
     try {
-      const stored = await throughRedis(fresh, version, isNoted);
+      const stored = await throughRedis(fresh, how.version, how.isNoted);
       add(stored);
       left = stored.left;
     } catch (error) {
@@ -195,7 +202,6 @@ export function createAccept(options: AcceptOptions): Accept {
   }
 
   async function store(lines: readonly CheckedLine[], how: StoreOptions): Promise<Stored> {
-    const { version } = how;
     const today = dayOf(now());
     const hot = (day: Day) => day >= addDays(today, -LIVE_DAYS);
     const kept = (day: Day) => day >= addDays(today, -options.retentionDays);
@@ -207,8 +213,8 @@ export function createAccept(options: AcceptOptions): Accept {
     const direct = lines.filter(({ line }) => !hot(line.date) && kept(line.date));
     const backfill = lines.filter(({ line }) => !kept(line.date));
     if (fresh.length > 0) await storeFresh(fresh, how, add);
-    if (direct.length > 0) add(await directly(direct, 'direct', version));
-    if (backfill.length > 0) add(await directly(backfill, 'backfill', version));
+    if (direct.length > 0) add(await directly(direct, 'direct', how));
+    if (backfill.length > 0) add(await directly(backfill, 'backfill', how));
     return result;
   }
 
@@ -228,7 +234,11 @@ export function createAccept(options: AcceptOptions): Accept {
           line: hasCost(batch.entries[index]) ? line : priced(line, list, registry.scaleOf),
         }));
     await batch.beforeStore?.(lines);
-    const stored = await store(lines, { version: registry.version, isNoted: batch.beforeStore !== undefined });
+    const stored = await store(lines, {
+      version: registry.version,
+      isNoted: batch.beforeStore !== undefined,
+      callerId: batch.callerId,
+    });
     const { accepted, repeats, rejected, warnings } = stored;
     const stale = stored.stale.map(({ index }) => index);
     const all = [...checked.rejected, ...rejected];
@@ -242,10 +252,14 @@ export function createAccept(options: AcceptOptions): Accept {
   }
 
   return {
-    async store(linesOf) {
+    async store(callerId, linesOf) {
       let result = none() as Accepted;
       await whileStale(options.registry, async (registry) => {
-        const { stale, ...stored } = await store(linesOf(registry), { version: registry.version, isNoted: false });
+        const { stale, ...stored } = await store(linesOf(registry), {
+          version: registry.version,
+          isNoted: false,
+          callerId,
+        });
         result = stored;
         return stale.length > 0;
       });

@@ -69,6 +69,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
           entries: input.entries,
           backfill: input.backfill ?? false,
           boundTo: caller.merchantId,
+          callerId: caller.id,
           // Tally's own sources compare the reports of a call themselves: they differ beside the amounts.
           isCompared: caller.role === 'service',
         });

@@ -20,7 +20,6 @@ import {
   startLoop,
   startTelemetry,
 } from '@tally/service';
-import pLimit from 'p-limit';
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
@@ -75,6 +74,7 @@ import { createVoidEvent } from './void.ts';
 const START_WAIT_MS = 2_000;
 /** The interval at which the number of shards is read until both stores have answered. */
 const AGREE_MS = 500;
+const DIRECT_WAIT_MS = 300_000;
 
 export type IngestService = {
   app: App;
@@ -199,13 +199,18 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   // Of ten connections, four are for events that are written at once, and four for reads of two each: flushes always
   // find one.
   const shareOf = (share: number) => Math.max(1, Math.floor(env.POSTGRES_POOL_SIZE * share));
-  const writing = pLimit(shareOf(0.4));
+  // The edge limits what a caller sends at once, and a batch refused here would only be sent again.
+  const writing = createFairQueue({
+    places: shareOf(0.4),
+    waitingPerCaller: Number.MAX_SAFE_INTEGER,
+    waitMs: DIRECT_WAIT_MS,
+  });
   const queue = createFairQueue({ places: shareOf(0.2) });
   const accept = createAccept({
     registry: meterRegistry,
     counters,
     journal: {
-      append: (batch) => writing(() => stores.postgres.run(() => db.journal.append(batch))),
+      append: (callerId, batch) => writing(callerId, () => stores.postgres.run(() => db.journal.append(batch))),
       predictFolded: db.journal.predictFolded,
     },
     retentionDays: env.JOURNAL_RETENTION_DAYS,

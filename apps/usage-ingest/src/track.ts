@@ -56,7 +56,7 @@ export function createTrack({ accept, registry, totals, mergeMs, now }: TrackOpt
 
   /** Stores a line with an amount; the units of an amount are those of the current registry. */
   async function storeLine(line: JournalLine, metricType: string, amount: string): Promise<string> {
-    const { rejected } = await accept.store(({ scaleOf }) => {
+    const { rejected } = await accept.store('usage.track', ({ scaleOf }) => {
       const own = { ...line };
       addMetrics(own, { [metricType]: amount }, scaleOf);
       return [{ index: 0, line: own }];

@@ -1,5 +1,5 @@
 import { Dialog as BaseDialog } from '@base-ui/react/dialog';
-import { useQuery } from '@tanstack/react-query';
+import { type Query, useQuery } from '@tanstack/react-query';
 import { Link, Navigate, Outlet, useRouterState } from '@tanstack/react-router';
 import {
   Activity,
@@ -146,11 +146,13 @@ export function Frame() {
           <WhoContext value={who}>
             <div className="stack">
               <ServiceBanner />
+              <WaitingBanner />
               <Outlet />
             </div>
           </WhoContext>
         ) : (
           <div className="stack">
+            <WaitingBanner />
             <Skeleton width={220} height={30} />
             <Skeleton height={110} />
             <Skeleton height={320} />
@@ -354,4 +356,52 @@ function ServiceBanner() {
       )}
     </>
   );
+}
+
+const SLOW_SECONDS = 10;
+
+/** Says that what the page asked for does not arrive, and offers to ask again. */
+function WaitingBanner() {
+  const slow = useSlowQueries();
+  const isSlow = slow.length > 0;
+  useEffect(() => {
+    // It names the service that hangs.
+    if (isSlow) void queryClient.invalidateQueries({ queryKey: healthQuery.queryKey });
+  }, [isSlow]);
+  async function askAgain() {
+    const these = { predicate: (query: Query) => slow.includes(query) };
+    await queryClient.cancelQueries(these);
+    await queryClient.refetchQueries(these);
+  }
+  if (!isSlow) return null;
+  return (
+    <Banner>
+      <b>No answer for {SLOW_SECONDS} seconds.</b> A service is busy or hangs. What it answers is shown as it arrives.{' '}
+      <Button small onClick={() => void askAgain()}>
+        Ask again
+      </Button>
+    </Banner>
+  );
+}
+
+/** Returns the queries of the page that it waits for without anything to show, longer than usual. */
+function useSlowQueries(): readonly Query[] {
+  const [slow, setSlow] = useState<readonly Query[]>([]);
+  useEffect(() => {
+    /** The seconds for which each has been seen to wait. */
+    let seconds = new Map<Query, number>();
+    const timer = setInterval(() => {
+      const waiting = queryClient
+        .getQueryCache()
+        .getAll()
+        .filter(
+          (query) => query.state.fetchStatus === 'fetching' && query.state.data === undefined && query.isActive(),
+        );
+      seconds = new Map(waiting.map((query) => [query, (seconds.get(query) ?? 0) + 1]));
+      const now = waiting.filter((query) => seconds.get(query)! > SLOW_SECONDS);
+      setSlow((before) => (before.length === 0 && now.length === 0 ? before : now));
+    }, 1_000);
+    return () => clearInterval(timer);
+  }, []);
+  return slow;
 }

@@ -265,6 +265,7 @@ export function createBudgets(options: {
           entries: withEntry.map((place) => settlements[place]!.entry),
           backfill: false,
           boundTo: caller.merchantId,
+          callerId: caller.id,
         },
         async beforeStore(lines) {
           await registry.freshen();

@@ -18,6 +18,8 @@ import type { EventsRoute, Item, OtherRoute, Outcome, Source, SourceRequest } fr
 export type Recording = {
   /** The only merchant whose events may be counted; null: any. */
   boundTo: string | null;
+  /** Who sent the events; by default the source itself. */
+  callerId?: string;
   backfill: boolean;
   /** See `Source.comparesReports`. */
   isCompared: boolean;
@@ -127,7 +129,7 @@ export function createPipeline({
       const piece = readable.slice(start, start + MAX_BATCH);
       const { repeats, rejected } = await recordPiece(
         piece.map((index) => entryOf(items[index]!)),
-        options,
+        { callerId: source, ...options },
       );
       for (const place of repeats) results[piece[place]!] = 'duplicate';
       for (const each of rejected) results[piece[each.index]!] = { ...each, index: piece[each.index]! };
@@ -141,9 +143,12 @@ export function createPipeline({
   }
 
   /** Rejects events of other merchants one by one, even if the whole batch is theirs. */
-  async function recordPiece(entries: object[], { boundTo, backfill, isCompared }: Recording): Promise<Accepted> {
+  async function recordPiece(
+    entries: object[],
+    { boundTo, callerId, backfill, isCompared }: Required<Recording>,
+  ): Promise<Accepted> {
     try {
-      return await accept.record({ entries, boundTo, backfill, isCompared });
+      return await accept.record({ entries, boundTo, callerId, backfill, isCompared });
     } catch (error) {
       if (!isTallyError(error) || error.code !== 'MERCHANT_FORBIDDEN') throw error;
       const { rejected } = error.details as { rejected: Rejection[] };
@@ -174,7 +179,7 @@ export function createPipeline({
       ...(binaryType && { binaryType }),
       async answer(c, admitted) {
         const request = requestOf(c, admitted, now());
-        const { merchantId } = admitted.caller;
+        const { merchantId, id: callerId } = admitted.caller;
         let items: readonly Item[];
         try {
           items = await read(request);
@@ -185,6 +190,7 @@ export function createPipeline({
         }
         const outcome = await record(source.name, items, {
           boundTo: merchantId,
+          callerId,
           backfill: false,
           isCompared: source.comparesReports ?? false,
         });

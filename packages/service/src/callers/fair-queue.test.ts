@@ -3,7 +3,8 @@ import fc from 'fast-check';
 import { expect, test } from 'vitest';
 import { createFairQueue } from './fair-queue.ts';
 
-const options = { places: 3, waitingPerCaller: 100, waitMs: 60_000 };
+/** No task takes any time, unless a test has a clock of its own. */
+const options = { places: 3, waitingPerCaller: 100, waitMs: 60_000, clock: () => 0 };
 
 /** Work that ends when it is told to. */
 function held() {
@@ -83,6 +84,89 @@ test('a caller with nothing running is served when the first of the others ends'
   expect(later.map(({ isBegun }) => isBegun)).toEqual([true, true]);
   for (const { end } of [...works, ...later]) end();
   await Promise.all([...many, ...asked]);
+});
+
+test('the caller that used the least time is next, however many tasks each has done', async () => {
+  let now = 0;
+  const queue = createFairQueue({ ...options, places: 1, clock: () => now });
+  const order: string[] = [];
+  const take = (caller: string, ms: number) =>
+    queue(caller, async () => {
+      order.push(caller);
+      now += ms;
+    });
+  await Promise.all([
+    ...Array.from({ length: 5 }, () => take('heavy', 2_000)),
+    ...Array.from({ length: 50 }, () => take('light', 100)),
+  ]);
+  const shown = order.join(' ').replaceAll(/(?:light ?)+/g, (some) => `${some.trim().split(' ').length} `);
+  expect(shown).toBe('heavy 20 heavy 20 heavy 10 heavy heavy');
+});
+
+test('callers with many tasks waiting leave the last slot to others', async () => {
+  const queue = createFairQueue(options);
+  const works = Array.from({ length: 60 }, held);
+  const begun: number[] = [];
+  const many = works.map(({ work }, index) =>
+    queue('abc'.charAt(index / 20), () => {
+      begun.push(index);
+      return work();
+    }),
+  );
+  await turn();
+  // The first of b came alone.
+  expect(begun).toEqual([0, 1, 20]);
+  works[20]!.end();
+  await many[20];
+  await turn();
+  expect(begun).toHaveLength(3);
+  expect(await queue('quiet', async () => 'answer')).toBe('answer');
+  for (const { end } of works) end();
+  await Promise.all(many);
+});
+
+test('time that a caller used while nobody else asked is not held against it for longer', async () => {
+  let now = 0;
+  const queue = createFairQueue({ ...options, places: 1, clock: () => now });
+  const order: string[] = [];
+  const take = (caller: string, ms: number) =>
+    queue(caller, async () => {
+      order.push(caller);
+      now += ms;
+    });
+  for (let count = 0; count < 10; count++) await take('early', 500);
+  await Promise.all(['early', 'late', 'early', 'late'].map((caller) => take(caller, 500)));
+  expect(order.slice(10)).toEqual(['early', 'late', 'early', 'late']);
+});
+
+test('callers whose tasks take long leave the last slot to others', async () => {
+  let now = 0;
+  const queue = createFairQueue({ ...options, clock: () => now });
+  const begun: string[] = [];
+  const hold = (caller: string) => {
+    const work = held();
+    const done = queue(caller, () => {
+      begun.push(caller);
+      return work.work();
+    });
+    return { ...work, done };
+  };
+  const first = ['a', 'b', 'c'].map(hold);
+  now = 10_000;
+  for (const { end } of first) end();
+  await Promise.all(first.map(({ done }) => done));
+  const again = ['a', 'b', 'c'].map(hold);
+  const quick = hold('quick');
+  await turn();
+  expect(begun.slice(3)).toEqual(['a', 'b', 'quick']);
+  // A task that runs for long, too, is long before it has ended.
+  now = 20_000;
+  const [more, other] = [hold('quick'), hold('other')];
+  quick.end();
+  await turn();
+  expect(begun.slice(6)).toEqual(['other']);
+  for (const each of [...again, quick, more, other]) each.end();
+  await Promise.all([...again, quick, more, other].map(({ done }) => done));
 });
 
 test('refuses what is too much of one caller, and what waits too long; the place goes on', async () => {

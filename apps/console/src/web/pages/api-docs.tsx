@@ -5,7 +5,7 @@ import { Lock, Search } from 'lucide-react';
 import { type ReactNode, useEffect, useState } from 'react';
 import { api } from '../api.ts';
 import { Brand } from '../ui/brand.tsx';
-import { Answer, Button, Chip, Code, Empty, SkeletonRows } from '../ui/parts.tsx';
+import { Answer, Button, Chip, Code, Empty, SkeletonRows, useTitle } from '../ui/parts.tsx';
 import { CopyButton } from '../ui/popups.tsx';
 
 type Schema = {
@@ -37,6 +37,7 @@ async function readDocument(): Promise<OpenApiDocument> {
 export function ApiDocs() {
   const { search = '' } = useSearch({ from: '/docs' });
   const navigate = useNavigate({ from: '/docs' });
+  useTitle('API');
   const document = useQuery({ queryKey: ['openapi'], queryFn: readDocument, staleTime: Number.POSITIVE_INFINITY });
   const session = useQuery(api.sessions.current.queryOptions(undefined, { retry: false }));
   const signedIn = session.data !== undefined;

@@ -5,12 +5,13 @@ import { useId, useState } from 'react';
 import { queryClient } from '../api.ts';
 import { signIn } from '../session.tsx';
 import { Brand } from '../ui/brand.tsx';
-import { Button } from '../ui/parts.tsx';
+import { Button, useTitle } from '../ui/parts.tsx';
 
 /** The page that exchanges an API key for a session. */
 export function SignIn() {
   const { next } = useSearch({ from: '/app/sign-in' });
   const navigate = useNavigate();
+  useTitle('Sign in');
   return (
     <main className="door">
       <div className="card door-card">

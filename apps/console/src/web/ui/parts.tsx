@@ -10,7 +10,7 @@ import {
   SearchX,
   TriangleAlert,
 } from 'lucide-react';
-import type { ComponentProps, ReactElement, ReactNode } from 'react';
+import { type ComponentProps, type ReactElement, type ReactNode, useEffect } from 'react';
 import { actionOf, messageOf } from '../api.ts';
 import { change, format, isNegative, isZero, type Kind, write } from '../quantity.ts';
 import { agoText, recentText, timeText } from '../time.ts';
@@ -180,15 +180,25 @@ export const Card = ({
   </section>
 );
 
-export const PageHead = ({ title, note, children }: { title: string; note?: ReactNode; children?: ReactNode }) => (
-  <div className="page-head">
-    <div className="page-title">
-      <h1>{title}</h1>
-      {note && <p>{note}</p>}
+/** Names the page in the tab, in the history, and to screen readers. */
+export function useTitle(title: string): void {
+  useEffect(() => {
+    document.title = `${title} · Tally`;
+  }, [title]);
+}
+
+export function PageHead({ title, note, children }: { title: string; note?: ReactNode; children?: ReactNode }) {
+  useTitle(title);
+  return (
+    <div className="page-head">
+      <div className="page-title">
+        <h1>{title}</h1>
+        {note && <p>{note}</p>}
+      </div>
+      {children && <div className="tools">{children}</div>}
     </div>
-    {children && <div className="tools">{children}</div>}
-  </div>
-);
+  );
+}
 
 export function Empty({
   icon: Icon = SearchX,
