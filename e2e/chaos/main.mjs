@@ -7,17 +7,7 @@ import { eventsUnderKills } from './events.mjs';
 import { randomOf } from './strikes.mjs';
 import { createWorld } from './world.mjs';
 
-const { values } = parseArgs({
-  options: {
-    runs: { type: 'string', default: '20' },
-    seed: { type: 'string' },
-    /** Callers that reserve and settle, in place of events that are only recorded. */
-    budgets: { type: 'boolean', default: false },
-    callers: { type: 'string', default: '1000' },
-    /** Events on a Redis Cluster, whose masters are killed. */
-    cluster: { type: 'boolean', default: false },
-  },
-});
+const { values } = read();
 const runs = Number(values.runs);
 const seed = Number(values.seed ?? Date.now() % 2 ** 31);
 const random = randomOf(seed);
@@ -58,3 +48,24 @@ try {
 console.table(strikes);
 console.table([totals]);
 process.exit(!isBad && totals.runs === runs ? 0 : 1);
+
+function read() {
+  try {
+    return parseArgs({
+      options: {
+        runs: { type: 'string', default: '20' },
+        seed: { type: 'string' },
+        /** Callers that reserve and settle, in place of events that are only recorded. */
+        budgets: { type: 'boolean', default: false },
+        callers: { type: 'string', default: '1000' },
+        /** Events on a Redis Cluster, whose masters are killed. */
+        cluster: { type: 'boolean', default: false },
+      },
+    });
+  } catch (error) {
+    console.error(
+      `${error.message}\nusage: npm run chaos -- [--runs 20] [--seed N] [--budgets [--callers 1000] | --cluster]`,
+    );
+    process.exit(1);
+  }
+}

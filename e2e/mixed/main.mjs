@@ -20,7 +20,7 @@ const [BATCH, BATCHES] = [200, 10];
 const MERCHANTS = 40;
 
 const ref = process.argv[2];
-if (!ref) {
+if (!ref || ref.startsWith('-')) {
   console.error('usage: npm run mixed -- REF, a tag or commit, or the folder of a build');
   process.exit(1);
 }

@@ -63,13 +63,14 @@ async function bodyOf(request: IncomingMessage): Promise<string> {
   return text;
 }
 
-function parity(args: string[], key = 'theirs'): Promise<{ code: number; out: string }> {
+function parity(args: string[], key = 'theirs', more = {}): Promise<{ code: number; out: string }> {
   const env = {
     PATH: process.env.PATH,
     TALLY_ADMIN_KEY: KEY,
     USAGE_INGEST_URL: url,
     ANALYTICS_API_URL: analyticsUrl,
     PARITY_KEY: key,
+    ...more,
   };
   return new Promise((resolve) => {
     execFile(process.execPath, [MAIN, ...args], { env }, (error, stdout, stderr) =>
@@ -429,4 +430,29 @@ test('exits with 2 on errors, and says what to do', async () => {
   expect(await parity(['--source', 'nobody'])).toMatchObject({ code: 2, out: expect.stringContaining('Usage:') });
   const run = fileURLToPath(new URL('../../infra/local/run.mjs', import.meta.url));
   expect(spawnSync(process.execPath, [run, '--failure', '2']).status).toBe(2);
+});
+
+test('says which of the two does not answer or rejects its key, and prints all options', async () => {
+  const theirs = await fake((path) =>
+    path === 'GET /billable_metrics/calls'
+      ? { billable_metric: { code: 'calls', aggregation_type: 'count_agg' } }
+      : { events: [], meta: { next_page: null } },
+  );
+  const closed = createServer().listen(0, '127.0.0.1');
+  await once(closed, 'listening');
+  const nobody = `127.0.0.1:${(closed.address() as { port: number }).port}`;
+  closed.close();
+  const args = ['--source', 'lago', '--url', theirs, '--meter', 'calls'];
+  const urls = { ANALYTICS_API_URL: `http://${nobody}`, USAGE_INGEST_URL: `http://${nobody}` };
+  expect(await parity(args, 'theirs', urls)).toMatchObject({
+    ...{ code: 2, out: expect.stringContaining(`Tally does not answer: connect ECONNREFUSED ${nobody}. Start it`) },
+  });
+  expect(await parity(args, 'theirs', { TALLY_ADMIN_KEY: 'wrong' })).toMatchObject({
+    ...{ code: 2, out: 'Tally (TALLY_ADMIN_KEY): This API key is unknown or revoked.\n' },
+  });
+  expect(await parity(args, 'wrong')).toMatchObject({ code: 2, out: expect.stringMatching(/^http.* answered 401: /) });
+  expect(await parity(['--source', 'lago', '--metre', 'calls'])).toMatchObject({
+    ...{ code: 2, out: expect.stringMatching(/^Unknown option '--metre'[\s\S]*Usage: npm run parity/) },
+  });
+  expect(await parity(['--help'])).toMatchObject({ code: 0, out: expect.stringMatching(/^Usage: npm run parity/) });
 });

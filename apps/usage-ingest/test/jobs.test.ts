@@ -125,6 +125,13 @@ test.each([
   expect(await run(...args)).toMatchObject({ code: 1, out: '', err: expect.stringContaining('Usage:') });
 });
 
+test.each<[reason: RegExp, args: string[]]>([
+  [/^2026-13-01 is not a day: write YYYY-MM-DD\.\n/, ['aggregate-date', '2026-13-01']],
+  [/^2026-11-22 is after 2026-11-21: write the earlier day first\.\n/, ['rebuild', '2026-11-22', '2026-11-21']],
+])('says what is wrong with days: %s', async (reason, args) => {
+  expect(await run(...args)).toMatchObject({ code: 1, err: expect.stringMatching(reason) });
+});
+
 test('the Lambda handler answers 500 where the service is unavailable', async () => {
   vi.stubEnv('USAGE_INGEST_URL', 'http://127.0.0.1:1');
   const { statusCode, body } = await handler();

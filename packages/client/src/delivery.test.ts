@@ -293,6 +293,18 @@ describe('delivery', () => {
     }
   });
 
+  test('says what is wrong with an entry that cannot be read', () => {
+    const { tally } = open();
+    const said = (bad: object) => (tally.record(bad as never) as { message?: string }).message;
+    expect(said({ merchant: 'acme', metrics: {} })).toBe('merchant: an entry has no such field.');
+    expect(said({ metrics: {} })).toMatch(/^merchantId: Expected /);
+    expect(said({ merchantId: 'acme' })).toMatch(/^metrics: Expected /);
+    expect(said({ merchantId: 'acme', metrics: { promptTokens: 1 } })).toMatch(/^metrics.promptTokens: .*lower-case/);
+    expect(tally.track({ merchantId: 'acme' } as never)).toMatchObject({
+      message: expect.stringMatching(/lower-case/),
+    });
+  });
+
   test('takes nothing after close, and closes once', async () => {
     const { tally } = open();
     const closing = tally.close();

@@ -151,6 +151,8 @@ export function timeOf(value: unknown): number {
 }
 
 const METRIC_TYPE = /^[a-z][a-z0-9_]{0,63}$/;
+const METRIC_TYPE_RULE =
+  'Expected a lower-case letter and up to 63 more lower-case letters, digits or `_`, such as "prompt_tokens"';
 const ENTRY_ID = /^[\x20-\x7e]{1,128}$/;
 /** Text that programs print for a missing value. As an id it would merge all such entries of a day into one. */
 const NO_ID = /^\s*(?:none|null|nil|undefined|nan|unknown|\[object object\])?\s*$/i;
@@ -220,7 +222,7 @@ export function checkCounter(call: TrackInput): Refusal | undefined {
 
 export function checkMetricType(metricType: unknown): Refusal | undefined {
   if (typeof metricType !== 'string' || !METRIC_TYPE.test(metricType)) {
-    return refusal('INVALID_ENTRY', `metrics.${String(metricType).slice(0, 64)}: Expected ^[a-z][a-z0-9_]{0,63}$`);
+    return refusal('INVALID_ENTRY', `metrics.${String(metricType).slice(0, 64)}: ${METRIC_TYPE_RULE}`);
   }
   if (RESERVED.has(metricType)) return refusal('RESERVED_METRIC', `${metricType} is derived by Tally; leave it out.`);
   return undefined;

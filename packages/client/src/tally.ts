@@ -9,6 +9,8 @@ import {
 import { type AttemptError, createAttempts, type Item } from './attempt.ts';
 import { type Backoff, createDelivery, type Delivery, within } from './delivery.ts';
 import {
+  checkCounter,
+  checkNames,
   type RecordInput,
   type Refusal,
   refusal,
@@ -168,6 +170,15 @@ const TAKEN: Taken = Object.freeze({ ok: true });
 const CLOSED = refusal('CLOSED', 'This client is closed.');
 const UNREADABLE = refusal('INVALID_ENTRY', 'The entry could not be read.');
 
+/** Says why an entry could not be read. Without a reason, reading it threw: it is no object, or has such a getter. */
+function unreadable(check: () => Refusal | undefined): Refusal {
+  try {
+    return check() ?? UNREADABLE;
+  } catch {
+    return UNREADABLE;
+  }
+}
+
 /** Creates a client that records usage in the background. Throws only if its options are invalid. */
 export function createTally(options: TallyOptions): Tally {
   const { url, key, merge = true, spool } = options;
@@ -283,7 +294,7 @@ export function createTally(options: TallyOptions): Tally {
         try {
           return sealer.record(entry, Date.now()) ?? JSON.parse(printGroup(sealer.take()[0]!));
         } catch {
-          return UNREADABLE;
+          return unreadable(() => checkNames(entry));
         }
       },
       record(entry) {
@@ -319,7 +330,7 @@ export function createTally(options: TallyOptions): Tally {
       try {
         return count(merger.record(entry, Date.now()));
       } catch {
-        return count(UNREADABLE);
+        return count(unreadable(() => checkNames(entry)));
       }
     },
 
@@ -328,7 +339,7 @@ export function createTally(options: TallyOptions): Tally {
       try {
         return count(merger.track(call, Date.now()));
       } catch {
-        return count(UNREADABLE);
+        return count(unreadable(() => checkCounter(call)));
       }
     },
 

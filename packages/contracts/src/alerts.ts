@@ -212,7 +212,7 @@ export const alerts = {
     })
       .refine(isWhole, {
         error:
-          'Expected of a budget above or forecastAbove, of a meter or a custom metric above or below, of silence minutes, of rejections above, at most 99, and of drift above.',
+          'Expected for `on`: budget: above or forecastAbove; meter or custom: above or below; silence: minutes; rejections: above, at most 99; drift: above.',
         path: ['condition'],
       })
       .meta({

@@ -61,16 +61,19 @@ const Fields = z.strictObject({
 });
 export type BudgetFields = z.output<typeof Fields>;
 
+/** What a budget is about; null for any. */
+const BudgetScope = z.object({
+  merchantId: z.string().nullable(),
+  team: z.string().nullable(),
+  userId: z.string().nullable(),
+  apiKey: z.string().nullable(),
+  model: z.string().nullable(),
+});
+
 export const Budget = z.object({
   id: z.string(),
   name: z.string(),
-  scope: z.object({
-    merchantId: z.string().nullable(),
-    team: z.string().nullable(),
-    userId: z.string().nullable(),
-    apiKey: z.string().nullable(),
-    model: z.string().nullable(),
-  }),
+  scope: BudgetScope,
   /** Null for a budget on a meter. */
   measure: Measure.nullable(),
   meter: z.string().nullable(),
@@ -90,6 +93,8 @@ export type Budget = z.infer<typeof Budget>;
 
 export const BudgetStatus = z.object({
   budgetId: z.string(),
+  name: z.string(),
+  scope: BudgetScope,
   periodStart: StoredTime,
   /** Null for `total`. */
   periodEnd: StoredTime.nullable(),

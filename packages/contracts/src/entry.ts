@@ -13,7 +13,10 @@ export const MerchantId = name(128, 128)
   .meta({ examples: ['acme'] });
 export const MetricType = z
   .string()
-  .regex(/^[a-z][a-z0-9_]{0,63}$/, 'Expected ^[a-z][a-z0-9_]{0,63}$')
+  .regex(
+    /^[a-z][a-z0-9_]{0,63}$/,
+    'Expected a lower-case letter and up to 63 more lower-case letters, digits or `_`, such as "prompt_tokens"',
+  )
   .meta({ examples: ['prompt_tokens'] });
 
 /** Text that programs print for a missing value. As an id it would merge all such events of a day into one. */
@@ -107,28 +110,43 @@ const Metrics = record(32, MetricType, Amount).superRefine((metrics, ctx) => {
   }
 });
 
-const Properties = record(16, name(64), z.union([text(512), z.number(), z.boolean()]));
+const Properties = record(
+  16,
+  name(64),
+  z.union([text(512), z.number(), z.boolean()], 'Expected text, a number, true or false'),
+);
+
+const ENTRY_FIELDS = 'id, merchantId, time, metrics, userId, apiKey, model, provider, status, count and properties';
+
+const unrecognized = (keys: readonly string[]) =>
+  `Unrecognized key${keys.length > 1 ? 's' : ''}: ${keys.map((key) => JSON.stringify(key)).join(', ')}`;
 
 /**
  * One event: usage of one call, or of `count` merged calls. Its identity is (merchant, UTC day of its time, id): a
  * retry with the same id and content counts once. Within 2 hours of midnight, the day of the first copy holds.
  */
-export const UsageEntry = z.strictObject({
-  id: EntryId,
-  merchantId: MerchantId,
-  /** Default: the time of arrival. Send it: without it, a retry on a later day would be another event. */
-  time: Time.optional(),
-  /** Amounts by metric type, as decimal strings or whole JSON numbers; `cost` is in USD. */
-  metrics: Metrics,
-  userId: SentDimension.optional(),
-  /** An alias or a hash of the key, never the secret. */
-  apiKey: SentDimension.optional(),
-  model: SentDimension.optional(),
-  provider: SentDimension.optional(),
-  status: z.enum(['success', 'failure']).optional(),
-  count: Count.optional(),
-  properties: Properties.optional(),
-});
+export const UsageEntry = z.strictObject(
+  {
+    id: EntryId,
+    merchantId: MerchantId,
+    /** Default: the time of arrival. Send it: without it, a retry on a later day would be another event. */
+    time: Time.optional(),
+    /** Amounts by metric type, as decimal strings or whole JSON numbers; `cost` is in USD. */
+    metrics: Metrics,
+    userId: SentDimension.optional(),
+    /** An alias or a hash of the key, never the secret. */
+    apiKey: SentDimension.optional(),
+    model: SentDimension.optional(),
+    provider: SentDimension.optional(),
+    status: z.enum(['success', 'failure']).optional(),
+    count: Count.optional(),
+    properties: Properties.optional(),
+  },
+  {
+    error: (issue) =>
+      issue.code === 'unrecognized_keys' ? `${unrecognized(issue.keys)}; an event has ${ENTRY_FIELDS}` : undefined,
+  },
+);
 z.globalRegistry.add(UsageEntry, {
   examples: [
     {

@@ -19,7 +19,7 @@ export const ERRORS = {
     action: 'Ask for a shorter range, for fewer merchants, or without users and API keys.',
   },
   TOO_MANY_POINTS: { status: 400, action: 'Ask for a longer interval or a shorter range.' },
-  INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; it belongs to one question only.' },
+  INVALID_CURSOR: { status: 400, action: 'Start again without a cursor; a cursor belongs to one query.' },
   UNAUTHORIZED: {
     status: 401,
     action: 'Send `Authorization: Bearer <key>` or `x-api-key: <key>` with a key that is neither revoked nor expired.',
@@ -27,10 +27,10 @@ export const ERRORS = {
   FORBIDDEN: { status: 403, action: 'Use a key whose role has this access.' },
   MERCHANT_FORBIDDEN: {
     status: 403,
-    action: 'Name only the merchant the key is bound to; what is about all needs a key bound to none.',
+    action: 'Name only the merchant of the key. Platform-wide procedures need a key that is bound to no merchant.',
   },
   NOT_FOUND: { status: 404, action: 'Check the name or the id.' },
-  METHOD_NOT_ALLOWED: { status: 405, action: 'Queries are GET, mutations are POST.' },
+  METHOD_NOT_ALLOWED: { status: 405, action: 'Call mutations by POST, and queries by GET or POST.' },
   CONFLICT: { status: 409, action: 'Something with this id exists and differs; use another id.' },
   BODY_TIMEOUT: { status: 408, action: 'Send the body without pauses.' },
   BODY_TOO_LARGE: { status: 413, action: 'Send less at once.' },
@@ -43,7 +43,7 @@ export const ERRORS = {
     action: 'Send `Content-Type: application/json`, and no `Content-Encoding` but gzip.',
   },
   RATE_LIMITED: { status: 429, action: 'Wait for the seconds in `Retry-After`.' },
-  INTERNAL: { status: 500, action: 'Try again; report the request id if it stays.' },
+  INTERNAL: { status: 500, action: 'Try again. If it fails again, report the request id.' },
   UNAVAILABLE: { status: 503, action: 'Try again after `Retry-After` seconds.' },
   // Sources that are pulled from
   SOURCE_NOT_SET: { status: 400, action: 'Set the address and the key of the source, then restart the service.' },
@@ -54,7 +54,7 @@ export const ERRORS = {
   // Formulas of custom metrics; `details` has the position in the text and what is allowed
   FORMULA_SYNTAX: { status: 400, action: 'Correct the formula at `details.offset`.' },
   FORMULA_FORBIDDEN: { status: 400, action: 'Use only what `details.allowed` names.' },
-  FORMULA_TYPE: { status: 400, action: 'Make the kinds of the values fit at `details.offset`.' },
+  FORMULA_TYPE: { status: 400, action: 'Correct the types of the values at `details.offset`.' },
   FORMULA_TOO_COMPLEX: { status: 400, action: 'Write a shorter formula, or make two metrics of it.' },
   FORMULA_TOO_COSTLY: { status: 400, action: 'Ask for a shorter range, a filter or a coarser source.' },
   FORMULA_FAILED: { status: 400, action: 'Keep intermediate values within the range of numbers.' },

@@ -11,7 +11,10 @@ export type MeterAggregation = z.infer<typeof MeterAggregation>;
 /** The key of a meter. Keys of built-in meters are taken. */
 export const MeterKey = z
   .string()
-  .regex(/^[A-Za-z][A-Za-z0-9_.-]{0,63}$/, 'Expected ^[A-Za-z][A-Za-z0-9_.-]{0,63}$')
+  .regex(
+    /^[A-Za-z][A-Za-z0-9_.-]{0,63}$/,
+    'Expected a letter and up to 63 more of A-Z a-z 0-9 _ . -, such as "gpu_hours"',
+  )
   .meta({ examples: ['gpu_hours'] });
 
 /** The largest number of dimensions of a meter. */

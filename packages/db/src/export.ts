@@ -26,6 +26,8 @@ try {
   });
   for (const [view, rows] of Object.entries(written)) console.log(`${view}: ${rows} rows, ${startDate} to ${endDate}`);
 } catch (error) {
-  console.error(`The export failed: ${error instanceof Error ? error.message : String(error)}`);
+  const reason = error instanceof Error ? error.message : String(error);
+  const isOption = (error as { code?: string }).code?.startsWith('ERR_PARSE_ARGS');
+  console.error(`The export failed: ${isOption ? `${reason}\n${USAGE}` : reason}`);
   process.exit(1);
 }

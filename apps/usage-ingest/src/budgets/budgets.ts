@@ -377,6 +377,8 @@ export function createBudgets(options: {
         const format = formatOf(budget);
         return {
           budgetId: budget.id,
+          name: budget.name,
+          scope: scopeOf(budget),
           periodStart: new Date(span.start).toISOString(),
           periodEnd: span.ends === null ? null : new Date(span.ends).toISOString(),
           limit: format(limit),
@@ -477,17 +479,21 @@ function unitsOf(budget: Measured, text: string, field: string): Units {
 
 const digestOf = (value: unknown) => hash('sha256', JSON.stringify(value), 'base64url').slice(0, 16);
 
+type Scoped = Pick<BudgetRow, 'merchantId' | 'team' | 'userId' | 'apiKey' | 'model'>;
+
+const scopeOf = ({ merchantId, team, userId, apiKey, model }: Scoped): Budget['scope'] => ({
+  merchantId: merchantId || null,
+  team: team || null,
+  userId: userId || null,
+  apiKey: apiKey || null,
+  model: model || null,
+});
+
 function present(row: BudgetRow): Budget {
   return {
     id: row.id,
     name: row.name,
-    scope: {
-      merchantId: row.merchantId || null,
-      team: row.team || null,
-      userId: row.userId || null,
-      apiKey: row.apiKey || null,
-      model: row.model || null,
-    },
+    scope: scopeOf(row),
     measure: row.measure === 'meter' ? null : row.measure,
     meter: row.meter?.key ?? null,
     unit: unitOfBudget(row),

@@ -88,6 +88,12 @@ export async function runCommand(args: readonly string[], client: IngestClient, 
       return rebuild(client, out, startDate, endDate);
     }
   }
+  const bad = rest.find((word) => /^\d+-\d+-\d+$/.test(word) && !isDay(word));
+  const [start, end] = rest;
+  if (bad) out.error(`${bad} is not a day: write YYYY-MM-DD.\n`);
+  else if (rest.length === 2 && isDay(start!) && isDay(end!) && start! > end!) {
+    out.error(`${start} is after ${end}: write the earlier day first.\n`);
+  }
   out.error(USAGE);
   return 1;
 }

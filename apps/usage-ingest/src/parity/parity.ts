@@ -1,5 +1,6 @@
 import { parseArgs } from 'node:util';
 import { addDays, countDays, dayOf, eachDay, isDay } from '@tally/contracts';
+import { TRPCClientError } from '@trpc/client';
 import { compare, printResult } from './compare.ts';
 import type { Comparison, Foreign } from './foreign.ts';
 import { lago } from './lago.ts';
@@ -37,6 +38,10 @@ export async function parity(
   now = Date.now(),
 ): Promise<0 | 1 | 2> {
   try {
+    if (args.includes('--help')) {
+      out.print(USAGE);
+      return 0;
+    }
     const { foreign, comparison } = read(args, env, now);
     const ours = createOurs(
       {
@@ -57,17 +62,43 @@ export async function parity(
     out.print(printResult(foreign, comparison, result));
     return differences.length === 0 ? 0 : 1;
   } catch (error) {
-    out.complain(error instanceof Error ? error.message : String(error));
+    out.complain(reasonOf(error));
     return 2;
   }
 }
 
-function read(args: string[], env: Record<string, string | undefined>, now: number) {
+/** Names Tally in what its clients throw, since the reason could also be the other product's. */
+function reasonOf(error: unknown): string {
+  if (!(error instanceof TRPCClientError)) return error instanceof Error ? error.message : String(error);
+  if (error.data) return `Tally (TALLY_ADMIN_KEY): ${error.message}`;
+  // The cause of a failed fetch names the address; that of a name with several addresses has no text.
+  const cause = (error.cause?.cause as Error | undefined)?.message || error.message;
+  return `Tally does not answer: ${cause}. Start it, or set ANALYTICS_API_URL and USAGE_INGEST_URL.`;
+}
+
+function parse(args: string[]) {
   const text = { type: 'string' } as const;
-  const { values } = parseArgs({
-    args,
-    options: { source: text, url: text, meter: text, from: text, to: text, by: text, customers: text, merchants: text },
-  });
+  try {
+    return parseArgs({
+      args,
+      options: {
+        source: text,
+        url: text,
+        meter: text,
+        from: text,
+        to: text,
+        by: text,
+        customers: text,
+        merchants: text,
+      },
+    });
+  } catch (error) {
+    throw new Error(`${(error as Error).message}\n\n${USAGE}`);
+  }
+}
+
+function read(args: string[], env: Record<string, string | undefined>, now: number) {
+  const { values } = parse(args);
   const { source, meter } = values;
   if (source !== 'openmeter' && source !== 'litellm' && source !== 'stripe' && source !== 'lago')
     throw new Error(USAGE);

@@ -1,4 +1,4 @@
-import { BreakdownBy } from '@tally/contracts';
+import { BreakdownBy, UsageEntry } from '@tally/contracts';
 import { expect, test } from 'vitest';
 import { z } from 'zod';
 import { problemsOf } from './problems.ts';
@@ -39,6 +39,19 @@ test.each<[message: string, field: string, input: object]>([
 ])('%s', (message, field, input) => {
   const { error } = schema.safeParse({ startDate: '2026-01-01', by: 'user', ...input });
   expect(problemsOf(error!)).toMatchObject({ message, fields: [{ field }] });
+});
+
+test.each<[message: RegExp, fields: object]>([
+  [
+    /^metrics\.promptTokens: Expected a lower-case letter .*, such as "prompt_tokens"$/,
+    { metrics: { promptTokens: '1' } },
+  ],
+  [/^properties\.region: Expected text, a number, true or false$/, { properties: { region: { name: 'eu' } } }],
+  [/^Unrecognized key: "user"; an event has id, merchantId, .* and properties$/, { user: 'ada' }],
+  [/^properties: Expected at most 16 fields$/, { properties: Object.fromEntries([...'abcdefghijklmnopq'].entries()) }],
+])('says what an event may have: %s', (message, fields) => {
+  const { error } = UsageEntry.safeParse({ id: 'a', merchantId: 'acme', metrics: { queries: '1' }, ...fields });
+  expect(problemsOf(error!).message).toMatch(message);
 });
 
 test('names an input that is missing as a whole', () => {

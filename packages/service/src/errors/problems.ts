@@ -85,6 +85,8 @@ function said(issue: z.core.$ZodIssue): string {
       return limit(issue.inclusive === false ? 'more than' : 'at least', issue.minimum, issue.origin);
     case 'invalid_value':
       return /^Invalid (option|input): /.test(message) ? oneOf(issue.values) : message;
+    case 'invalid_key':
+      return issue.issues[0] ? said(issue.issues[0]) : message;
     case 'invalid_union':
       return message === 'Invalid input' ? saidOfUnion(issue) : message;
     default:

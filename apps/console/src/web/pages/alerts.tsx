@@ -61,7 +61,7 @@ export function Alerts() {
       </PageHead>
       {webhooks.data?.rows.length === 0 && (
         <Banner tone="info">
-          Alerts show up below, and nobody is told: there is no <Link to="/app/webhooks">webhook</Link> yet.
+          Alerts are only listed below: nobody is notified until there is a <Link to="/app/webhooks">webhook</Link>.
         </Banner>
       )}
       <Card flush>
@@ -217,7 +217,7 @@ function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyM
         {(rows) =>
           rows.length === 0 ? (
             <Empty icon={BellRing} title="Nothing has fired yet">
-              Rules are looked at every minute, thresholds of budgets every few seconds.
+              Rules are checked every minute, thresholds of budgets every few seconds.
             </Empty>
           ) : (
             <Table

@@ -59,7 +59,7 @@ export function Live() {
         note={
           <span className="coverage">
             {paused ? <span className="dot" /> : <span className="live-dot" />}
-            {paused ? 'Paused' : `Looks again every ${EVERY_MS / 1000} seconds`}
+            {paused ? 'Paused' : `Refreshes every ${EVERY_MS / 1000} seconds`}
           </span>
         }
       >

@@ -190,7 +190,7 @@ function Unpriced({ onPrice }: { onPrice: (draft: Partial<Draft>) => void }) {
     return (
       <div className="banner" data-tone="good" role="status">
         <CircleCheck size={16} aria-hidden="true" />
-        <div>No usage of {rangeText(range)} waits for a price.</div>
+        <div>No usage of {rangeText(range)} since the first price was set waits for a price.</div>
       </div>
     );
   return (

@@ -18,7 +18,11 @@ const NAMES: Record<string, string> = {
   openmeter: 'OpenMeter',
   otlp: 'OpenTelemetry',
 };
-const nameOf = (source: string) => NAMES[source] ?? source.replace(/^./, (first) => first.toUpperCase());
+/** `litellm.logs` is a part of LiteLLM: its name is "LiteLLM logs". */
+function nameOf(source: string): string {
+  const [product = '', ...parts] = source.split('.');
+  return [NAMES[product] ?? product.replace(/^./, (first) => first.toUpperCase()), ...parts].join(' ');
+}
 
 /** Shows the sources of usage, their counts, and rejections with reasons. */
 export function Sources() {

@@ -1,4 +1,6 @@
+import { existsSync } from 'node:fs';
 import { stat } from 'node:fs/promises';
+import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { addDays, dayOf, isDay } from '@tally/contracts';
 import { createIngestClient } from '@tally/contracts/client';
@@ -12,16 +14,12 @@ const USAGE = `Usage: npm run import -- events FILE.{csv,ndjson} [--merchant M] 
 /** Bytes of a line, to show the progress before the end is known. */
 const BYTES_PER_LINE = { 'azure-llm': 37, events: 200 };
 
-const { values, positionals } = parseArgs({
-  allowPositionals: true,
-  options: { merchant: { type: 'string' }, on: { type: 'string' }, backfill: { type: 'boolean', default: false } },
-});
+const { values, positionals } = read();
 const [format, file] = positionals;
 const on = values.on ?? addDays(dayOf(Date.now()), -1);
-if ((format !== 'azure-llm' && format !== 'events') || !file || positionals.length > 2 || !isDay(on)) {
-  console.error(USAGE);
-  process.exit(1);
-}
+if ((format !== 'azure-llm' && format !== 'events') || !file || positionals.length > 2) refuse();
+if (!isDay(on)) refuse(`--on must be a day, such as 2026-11-20, not ${on}.`);
+if (!existsSync(file)) refuse(`There is no file ${resolve(file)}.`);
 const url = process.env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001';
 
 try {
@@ -50,4 +48,20 @@ try {
     `Import failed: ${message}\nWhat was counted stays counted; run it again and only the rest is added. Is ${url} up (npm start)?`,
   );
   process.exitCode = 1;
+}
+
+function read() {
+  try {
+    return parseArgs({
+      allowPositionals: true,
+      options: { merchant: { type: 'string' }, on: { type: 'string' }, backfill: { type: 'boolean', default: false } },
+    });
+  } catch (error) {
+    return refuse((error as Error).message);
+  }
+}
+
+function refuse(reason?: string): never {
+  console.error(reason ? `${reason}\n\n${USAGE}` : USAGE);
+  process.exit(1);
 }

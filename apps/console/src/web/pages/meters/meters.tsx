@@ -147,6 +147,7 @@ const AGGREGATIONS: Record<Meter['aggregation'], string> = {
 };
 
 function Counts({ meter: { aggregation, metricType, valueProperty, eventType, filters } }: { meter: Meter }) {
+  if (aggregation === 'SUM' && !metricType && !valueProperty) return <>what Tally priced</>;
   const conditions = [
     ...(eventType ? [`event type ${eventType}`] : []),
     ...Object.entries(filters).map(([dimension, values]) => `${dimensionText(dimension)} ${values.join(' or ')}`),
