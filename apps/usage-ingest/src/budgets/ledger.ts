@@ -182,6 +182,7 @@ export function createLedger(redis: RedisClient) {
       // Only a reading changes what was spent, so what has not changed since it began is left out.
       const before = await fields(spent.map(({ slot }) => `${slot}:spent`));
       const changed = spent.filter(({ amount }, index) => before[index] !== amount);
+      // An amount changes together with the notes that go, if there are any; others may change before.
       const alone = changed.filter(({ slot }) => !dropped.has(slot));
       for (let at = 0; at < alone.length; at += PAGE) {
         const page = alone.slice(at, at + PAGE).map(({ slot, amount }) => [slot, amount, '0'] as const);

@@ -107,8 +107,9 @@ function listOf({ version, budgets, spans: periods, members }: z.output<typeof S
     teams.get(memberKey('apiKey', '', apiKey)) ??
     teams.get(memberKey('user', merchantId, userId)) ??
     teams.get(memberKey('user', '', userId));
-  const ways = [...groupBy(budgets, wayOf)].map(([way, found]) => {
-    const keyOf = keyBy(way);
+  const ways = [...groupBy(budgets, (budget) => wayTo(budget).join()).values()].map((found) => {
+    const way = wayTo(found[0]!);
+    const keyOf = (scope: Scope) => way.map((field) => scope[field]).join('\n');
     return { keyOf, byKey: groupBy(found, keyOf) };
   });
   const positions = new Map(budgets.map((each, at) => [each, at]));
@@ -145,19 +146,12 @@ const SCOPE = ['merchantId', 'userId', 'apiKey', 'team', 'model'] as const;
 type Scope = Pick<BudgetRow, (typeof SCOPE)[number]>;
 
 /**
- * How usage finds a budget among thousands: by its merchant, if it has one, and by the first other field that it gives,
- * as in the SQL function `budget_way`.
+ * The fields by which usage finds a budget among thousands: its merchant, if it has one, and the first other field that
+ * it gives, as in the SQL function `budget_way`.
  */
-function wayOf(budget: Scope): string {
-  const [, ...others] = SCOPE;
-  const field = others.find((each) => budget[each] !== '');
-  return [budget.merchantId === '' ? [] : ['merchantId'], field ?? []].flat().join(' ');
-}
-
-/** What a way looks at in a budget or in usage. */
-function keyBy(way: string): (scope: Scope) => string {
-  const fields = SCOPE.filter((field) => way.split(' ').includes(field));
-  return (scope) => fields.map((field) => scope[field]).join('\n');
+function wayTo(budget: Scope): (keyof Scope)[] {
+  const given = SCOPE.filter((field) => budget[field] !== '');
+  return given.slice(0, budget.merchantId === '' ? 1 : 2);
 }
 
 const memberKey = (kind: TeamMember['kind'], merchantId: string, id: string) => `${kind}\n${merchantId}\n${id}`;
