@@ -144,13 +144,11 @@ table budgets (
   team text not null default ''::text,
   meter jsonb,
   thresholds_since timestamp with time zone not null default clock_timestamp(),
-  way text not null default budget_way(merchant_id, user_id, api_key, team, model),
-  found_by text not null default budget_key(budget_way(merchant_id, user_id, api_key, team, model), merchant_id, user_id, api_key, team, model),
   constraint budgets_limit_check CHECK (("limit" >= 0)),
   constraint budgets_pkey PRIMARY KEY (id)
 );
 CREATE INDEX budgets_active ON public.budgets USING btree (merchant_id) WHERE (removed_at IS NULL);
-CREATE INDEX budgets_found_by ON public.budgets USING btree (found_by) WHERE (removed_at IS NULL);
+CREATE INDEX budgets_found_by ON public.budgets USING btree (budget_key(budget_way(merchant_id, user_id, api_key, team, model), merchant_id, user_id, api_key, team, model)) WHERE (removed_at IS NULL);
 
 table custom_metric_audit (
   id bigint not null generated always as identity,

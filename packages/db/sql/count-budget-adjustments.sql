@@ -47,7 +47,11 @@ counted as (
           'status', case when failed then 'failure' when not failed then 'success' end))
     end as units
   from adjusted
-  cross join (select distinct way from budgets where removed_at is null) as ways
+  cross join (
+    select distinct budget_way(merchant_id, user_id, api_key, team, model) as way
+    from budgets
+    where removed_at is null
+  ) as ways
   cross join lateral (
     select
       budget_key(way, adjusted.merchant_id, adjusted.user_id, adjusted.api_key, adjusted.team, adjusted.model) as key
@@ -55,7 +59,9 @@ counted as (
   ) as wanted
   join budgets as budget
     on budget.removed_at is null
-      and budget.found_by = wanted.key
+      and budget_key(
+        budget_way(budget.merchant_id, budget.user_id, budget.api_key, budget.team, budget.model),
+        budget.merchant_id, budget.user_id, budget.api_key, budget.team, budget.model) = wanted.key
       and budget.merchant_id in ('', adjusted.merchant_id)
       and budget.user_id in ('', adjusted.user_id)
       and budget.api_key in ('', adjusted.api_key)

@@ -40,7 +40,9 @@ counted as (
   cross join unnest($3::text[]) as ways (way)
   join budgets as budget
     on budget.removed_at is null
-      and budget.found_by
+      and budget_key(
+        budget_way(budget.merchant_id, budget.user_id, budget.api_key, budget.team, budget.model),
+        budget.merchant_id, budget.user_id, budget.api_key, budget.team, budget.model)
         = budget_key(ways.way, event.merchant_id, event.user_id, event.api_key, event.team, event.model)
       and budget.merchant_id in ('', event.merchant_id)
       and budget.user_id in ('', event.user_id)

@@ -197,7 +197,7 @@ select
     from by_merchant_day
   ), '[]') as changed,
   coalesce((
-    select array_agg(distinct way)
+    select array_agg(distinct budget_way(merchant_id, user_id, api_key, team, model))
     from budgets
     where removed_at is null and (merchant_id = '' or merchant_id in (select merchant_id from by_merchant_day))
   ), '{}') as ways`;

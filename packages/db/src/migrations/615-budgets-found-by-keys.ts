@@ -20,16 +20,12 @@ export class BudgetsFoundByKeys1763856000615 implements MigrationInterface {
             when 'user' then user_id when 'key' then api_key when 'team' then team when 'model' then model else '' end
       $$`);
     await runner.query(`
-      alter table budgets
-        add way text not null
-          generated always as (budget_way(merchant_id, user_id, api_key, team, model)) stored,
-        add found_by text not null generated always as (budget_key(
-          budget_way(merchant_id, user_id, api_key, team, model), merchant_id, user_id, api_key, team, model)) stored`);
-    await runner.query('create index budgets_found_by on budgets (found_by) where removed_at is null');
+      create index budgets_found_by on budgets (budget_key(budget_way(merchant_id, user_id, api_key, team, model),
+        merchant_id, user_id, api_key, team, model)) where removed_at is null`);
   }
 
   async down(runner: QueryRunner): Promise<void> {
-    await runner.query('alter table budgets drop way, drop found_by');
+    await runner.query('drop index budgets_found_by');
     await runner.query('drop function budget_key(text, text, text, text, text, text)');
     await runner.query('drop function budget_way(text, text, text, text, text)');
   }
