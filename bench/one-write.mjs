@@ -1,5 +1,5 @@
-// A server that parses each request, writes it to Redis and answers: the least that an answer costs which Redis's disk
-// has. Settings: REDIS_URL, PORT.
+// A server that parses each request, writes it to Redis and answers: the least that a durable answer costs. Settings:
+// REDIS_URL, PORT.
 import { createServer } from 'node:http';
 import { createRequire } from 'node:module';
 

@@ -20,5 +20,4 @@ await build({
   platform: 'node',
   packages: 'external',
   logLevel: 'warning',
-  logOverride: { 'empty-import-meta': 'silent' },
 }).catch(() => process.exit(1));

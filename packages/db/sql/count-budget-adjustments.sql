@@ -52,6 +52,7 @@ counted as (
     from budgets
     where removed_at is null
   ) as ways
+  -- `offset 0`: a key is computed once, not for each budget that it is compared with.
   cross join lateral (
     select
       budget_key(way, adjusted.merchant_id, adjusted.user_id, adjusted.api_key, adjusted.team, adjusted.model) as key
