@@ -18,7 +18,7 @@ export type CacheStats = {
 
 /** Returns an answer as its JSON: the cached part, then `more`, which belongs to this call. */
 export const finished = <Answer>(text: string, more: object): Answer =>
-  readyJson(`${text.slice(0, -1)},${JSON.stringify(more).slice(1)}`);
+  readyJson(text.slice(0, -1), `,${JSON.stringify(more).slice(1)}`);
 
 /** Returns the object of an answer that may be kept as its JSON. */
 export function opened<Answer>(answer: Answer): Answer {

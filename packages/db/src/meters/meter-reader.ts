@@ -197,9 +197,11 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
       const { inner, edges } = splitQuarters(starts[0]!, end);
       const isRollup = asKnownOn === undefined && inner.from < inner.to;
       const plan = isRollup ? planMeter({ starts: [inner.from, ...starts.slice(1)], end: inner.to }) : NO_ROLLUPS;
-      if (maxRows !== undefined) await assertRows(meter, scope, plan, maxRows);
       const [startDate, endDate] = [dayOf(starts[0]!), dayOf(end - 1)];
-      const checksValues = await this.overflowed({ startDate, endDate, merchantIds, dimensions: meter.dimensions });
+      const [checksValues] = await Promise.all([
+        this.overflowed({ startDate, endDate, merchantIds, dimensions: meter.dimensions }),
+        maxRows === undefined ? undefined : assertRows(meter, scope, plan, maxRows),
+      ]);
       const [row] = (await exactly((sum) => {
         const { text, values } = valuesStatement(meter, scope, { plan, inner, edges, checksValues, sum });
         return atOneMoment(dataSource, (runner) => runner.query(text, values));

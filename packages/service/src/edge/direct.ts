@@ -1,7 +1,7 @@
 import type { IncomingHttpHeaders } from 'node:http';
 import { type AnyRouter, getTRPCErrorFromUnknown, getTRPCErrorShape, TRPCError } from '@trpc/server';
 import { getHTTPStatusCode } from '@trpc/server/http';
-import { textOfReady } from './ready-json.ts';
+import { piecesOfReady } from './ready-json.ts';
 import { type Context, callDirectly } from './trpc.ts';
 
 /** One query or mutation in JSON; `input` is set if it was in the URL. */
@@ -9,7 +9,8 @@ export type PlainCall = { path: string; type: 'query' | 'mutation'; batched: boo
 
 export type PlainRequest = { method: string; search: string; headers: IncomingHttpHeaders };
 
-export type DirectAnswer = { status: number; text: string; error: TRPCError | undefined };
+/** `pieces`: the JSON of the answer. */
+export type DirectAnswer = { status: number; pieces: string[]; error: TRPCError | undefined };
 
 export type Direct = {
   /**
@@ -49,20 +50,20 @@ export function createDirect(router: AnyRouter): Direct {
     },
     async answer({ path, type, batched, input }, body, context) {
       let shape: object;
-      let ready: string | undefined;
+      let ready: readonly string[] | undefined;
       let error: TRPCError | undefined;
       try {
         const getRawInput = async () => inputOf(input ?? UTF8.decode(body), batched);
         const data = await callDirectly(procedures[path]!, { ctx: context, path, getRawInput });
         shape = { result: { data } };
-        ready = textOfReady(data);
+        ready = piecesOfReady(data);
       } catch (cause) {
         error = getTRPCErrorFromUnknown(cause);
         shape = { error: getTRPCErrorShape({ config, error, path, type, input: undefined, ctx: context }) };
       }
       const status = getHTTPStatusCode(shape as Parameters<typeof getHTTPStatusCode>[0], [error]);
-      const text = ready === undefined ? JSON.stringify(shape) : `{"result":{"data":${ready}}}`;
-      return { status, text: batched ? `[${text}]` : text, error };
+      const pieces = ready === undefined ? [JSON.stringify(shape)] : ['{"result":{"data":', ...ready, '}}'];
+      return { status, pieces: batched ? ['[', ...pieces, ']'] : pieces, error };
     },
   };
 }

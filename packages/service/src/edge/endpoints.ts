@@ -1,3 +1,4 @@
+import type { ServerResponse } from 'node:http';
 import { HTTP_METHODS, MAX_ITEMS, TallyError } from '@tally/contracts';
 import type { AnyRouter } from '@trpc/server';
 import { noProcedure, retryAfterOf, understand } from '../errors/errors.ts';
@@ -18,6 +19,7 @@ export type EndpointsOptions = {
 };
 
 const MAX_DEPTH = 64;
+const MAX_JOINED = 64 * 1024;
 
 /** Creates the function that finds the endpoint of a request among the procedures of a router and the routes. */
 export function createEndpoints({ router, routes, env, web, stopping, failed }: EndpointsOptions) {
@@ -52,15 +54,15 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
         const context = contextOf(exchange, caller);
         const plain = direct.read(name, { method, search, headers: request.headers });
         if (!plain) return web.answer(exchange, context, body);
-        const { status, text, error } = await direct.answer(plain, body, context);
+        const { status, pieces, error } = await direct.answer(plain, body, context);
         if (error) failed(event, error, name);
         const seconds = error && retryAfterOf(understand(error));
         exchange.head(status, {
           ...DIRECT_HEADERS,
-          'content-length': String(Buffer.byteLength(text)),
+          'content-length': String(pieces.reduce((sum, piece) => sum + Buffer.byteLength(piece), 0)),
           ...(seconds !== undefined && { 'retry-after': String(seconds) }),
         });
-        response.end(text);
+        send(response, pieces);
       },
     };
   }
@@ -127,6 +129,14 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
     if (allow.length > 0) throw notAllowed(method, allow.includes('GET') ? [...allow, 'HEAD'] : allow);
     throw new TallyError('NOT_FOUND', 'There is nothing at this path.');
   };
+}
+
+/** Sends a small answer in one write, which is quicker, and a large one without joining its pieces. */
+function send(response: ServerResponse, pieces: readonly string[]): void {
+  if (pieces.reduce((sum, { length }) => sum + length, 0) <= MAX_JOINED) return void response.end(pieces.join(''));
+  response.cork();
+  for (const piece of pieces) response.write(piece);
+  response.end();
 }
 
 /** Returns true if resolving leaves the path unchanged. */

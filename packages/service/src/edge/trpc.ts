@@ -12,7 +12,7 @@ import type { z } from 'zod';
 import type { Audit } from '../callers/audit.ts';
 import { type Caller, merchantsFor } from '../callers/auth.ts';
 import { asTrpcError, errorShape, understand } from '../errors/errors.ts';
-import { textOfReady } from './ready-json.ts';
+import { piecesOfReady } from './ready-json.ts';
 
 /** The context of one HTTP request; a batch of calls shares it. */
 export type Context = {
@@ -129,7 +129,7 @@ function procedure(definition: Procedure, handler: AnyHandler, audit: Audit | un
       const answered = audit
         ? await audit({ name: asked.path, caller: call.caller, input: call.input }, async () => handler(call))
         : await handler(call);
-      return textOfReady(answered) === undefined ? outputOf(definition, answered) : answered;
+      return piecesOfReady(answered) === undefined ? outputOf(definition, answered) : answered;
     } catch (error) {
       throw asTrpcError(error);
     }
