@@ -38,7 +38,13 @@ export { bucketOf, quantilesOf, RELATIVE_ERROR } from './meters/sketch.ts';
 export { type Db, openDb } from './open-db.ts';
 export type { DueDelivery } from './registries/alerts-store.ts';
 export type { BillDay, BillLine, BillsStore, KnownBill, NewBill, SummedBillLine } from './registries/bills-store.ts';
-export { type BudgetPeriod, type NewBudget, type NotedEvent, TeamMember } from './registries/budgets-store.ts';
+export {
+  type BudgetPeriod,
+  type BudgetSpend,
+  type NewBudget,
+  type NotedEvent,
+  TeamMember,
+} from './registries/budgets-store.ts';
 export type { DirectoryStore, LearnedName } from './registries/directory-store.ts';
 export { hashKey } from './registries/keys-store.ts';
 export type {

@@ -16,8 +16,8 @@ import {
 } from '@tally/contracts';
 import {
   type AlertRow,
-  type BudgetPeriod,
   type BudgetRow,
+  type BudgetSpend,
   type Db,
   type MeterRow,
   REJECTIONS_KEPT,
@@ -62,16 +62,16 @@ export function createAlerts(options: {
   /** When this process checked each rule last, and in which period it looked at the one before. */
   const looks = new Map<string, { at: number; period?: number }>();
 
-  type Spending = { budgets: Map<string, BudgetRow>; periods: BudgetPeriod[]; at: number };
+  type Spending = { budgets: Map<string, BudgetRow>; spends: BudgetSpend[]; at: number };
   async function spending(): Promise<Spending> {
     const at = now();
     const { budgets } = await db.budgets.active();
-    const periods = budgets.length === 0 ? [] : await db.budgets.periods(new Date(at));
-    return { budgets: new Map(budgets.map((budget) => [budget.id, budget])), periods, at };
+    const spends = budgets.length === 0 ? [] : await db.budgets.spends(new Date(at));
+    return { budgets: new Map(budgets.map((budget) => [budget.id, budget])), spends, at };
   }
 
-  async function fireThresholds({ budgets, periods }: Spending): Promise<void> {
-    const reached = periods.flatMap(({ budgetId, start, ends, spent }) => {
+  async function fireThresholds({ budgets, spends }: Spending): Promise<void> {
+    const reached = spends.flatMap(({ budgetId, start, ends, spent }) => {
       const budget = budgets.get(budgetId);
       // Without one, it was made since the budgets were read.
       if (!budget || (ends !== null && ends <= Number(budget.thresholdsSince))) return [];
@@ -119,7 +119,7 @@ export function createAlerts(options: {
     await db.alerts.fire({ rule, periodStart, threshold, event, data: { value, text }, body, at, webhookIds });
   }
 
-  async function measure(rule: AlertRow, { budgets, periods, at }: Spending): Promise<Measured | undefined> {
+  async function measure(rule: AlertRow, { budgets, spends, at }: Spending): Promise<Measured | undefined> {
     const { above, forecastAbove, percentOf: ofLimit, minutes } = rule.condition;
     if (rule.on === 'silence') {
       const { complete } = await drain(rule.target);
@@ -135,7 +135,7 @@ export function createAlerts(options: {
     }
     if (rule.on === 'budget') {
       const budget = budgets.get(rule.target);
-      const period = periods.find(
+      const period = spends.find(
         ({ budgetId, start, ends }) => budgetId === rule.target && at >= start && (ends === null || at < ends),
       );
       if (!budget || !period) return undefined;
@@ -267,7 +267,7 @@ export function createAlerts(options: {
       const look = looks.get(rule.id);
       if (rule.on === 'budget' || (look && performance.now() - look.at < SLOW_MS)) continue;
       looks.set(rule.id, { ...look, at: performance.now() });
-      await check(rule, { budgets: new Map(), periods: [], at: now() }).catch(options.onError);
+      await check(rule, { budgets: new Map(), spends: [], at: now() }).catch(options.onError);
     }
     for (const id of looks.keys()) if (!rules.some((rule) => rule.id === id)) looks.delete(id);
   }
@@ -378,7 +378,7 @@ const isBuiltIn = (key: string) => key === TOTAL_TOKENS || isMeasure(key);
 const isCounted = ({ aggregation }: MeterRow) => aggregation === 'COUNT' || aggregation === 'UNIQUE';
 
 /** Projects the spend at the end of a period from the spend so far; undefined while too little of it has passed. */
-function forecastOf({ start, ends, spent }: BudgetPeriod, at: number): Units | undefined {
+function forecastOf({ start, ends, spent }: BudgetSpend, at: number): Units | undefined {
   if (ends === null) return undefined;
   const [whole, over] = [BigInt(ends - start), BigInt(Math.max(at - start, 0))];
   return over * FORECAST_FROM < whole ? undefined : (spent * whole) / over;

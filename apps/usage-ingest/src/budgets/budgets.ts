@@ -368,8 +368,8 @@ export function createBudgets(options: {
       const slots = chosen.map(({ budget, span }) => slotOf(budget.id, span.start));
       const read = await ledger.read(slots).catch((): undefined[] => slots.map(() => undefined));
       const missing = read.includes(undefined);
-      const periods = missing ? await store.periods(new Date(at)) : [];
-      const stored = new Map(periods.map(({ budgetId, start, spent }) => [slotOf(budgetId, start), spent]));
+      const spends = missing ? await store.spends(new Date(at)) : [];
+      const stored = new Map(spends.map(({ budgetId, start, spent }) => [slotOf(budgetId, start), spent]));
       const rows = chosen.map(({ budget, span }, index): BudgetStatus => {
         const live = read[index];
         const { used, reserved } = live ?? { used: stored.get(slots[index]!) ?? 0n, reserved: 0n };

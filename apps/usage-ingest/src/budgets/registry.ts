@@ -1,5 +1,13 @@
 import { EVENT_TYPE_PROPERTY } from '@tally/contracts';
-import { type BudgetMeter, type BudgetPeriod, type BudgetRow, type Db, type JournalLine, TeamMember } from '@tally/db';
+import {
+  type BudgetMeter,
+  type BudgetPeriod,
+  type BudgetRow,
+  type BudgetSpend,
+  type Db,
+  type JournalLine,
+  TeamMember,
+} from '@tally/db';
 import type { RedisClient } from '@tally/service';
 import { z } from 'zod';
 import { groupBy } from '../group-by.ts';
@@ -30,6 +38,8 @@ export type BudgetList = {
   has(slot: string): boolean;
 };
 
+const PeriodKind = z.enum(['hour', 'day', 'week', 'month', 'total']);
+
 /** The list as Postgres and its copy in Redis have it. */
 const Stored = z.object({
   version: z.string(),
@@ -57,7 +67,7 @@ const Stored = z.object({
         .nullable()
         .default(null),
       limit: z.string(),
-      period: z.enum(['hour', 'day', 'week', 'month', 'total']),
+      period: PeriodKind,
       timeZone: z.string(),
       enforcement: z.enum(['soft', 'hard']),
       whenUnavailable: z.enum(['allow', 'refuse']),
@@ -68,7 +78,9 @@ const Stored = z.object({
       removedAt: z.coerce.date().nullable(),
     }),
   ),
-  spans: z.array(z.object({ budgetId: z.string(), start: z.number(), ends: z.number().nullable() })),
+  periods: z.array(
+    z.object({ period: PeriodKind, timeZone: z.string(), start: z.number(), ends: z.number().nullable() }),
+  ),
   members: z.array(TeamMember).default([]),
 });
 
@@ -88,18 +100,14 @@ export function createBudgetRegistry({
     ...{ redis, key: 'registry:budgets', copy: Stored },
     store: {
       version: store.version,
-      async load() {
-        const active = await store.active();
-        const periods = await store.periods(new Date(now()));
-        return { ...active, spans: periods.map(({ budgetId, start, ends }) => ({ budgetId, start, ends })) };
-      },
+      load: async () => ({ ...(await store.active()), periods: await store.periods(new Date(now())) }),
     },
     prepare: (stored) => listOf(stored, now()),
     isOver: ({ turnsAt }) => now() >= turnsAt,
   });
 }
 
-function listOf({ version, budgets, spans: periods, members }: z.output<typeof Stored>, at: number) {
+function listOf({ version, budgets, periods, members }: z.output<typeof Stored>, at: number) {
   const teams = new Map(members.map(({ kind, merchant_id, id, team }) => [memberKey(kind, merchant_id, id), team]));
   /** The team of usage: that of its API key, else that of its user; the merchant's own entries come first. */
   const teamOf = (merchantId: string, apiKey: string, userId: string) =>
@@ -115,13 +123,9 @@ function listOf({ version, budgets, spans: periods, members }: z.output<typeof S
   const positions = new Map(budgets.map((each, at) => [each, at]));
   const merchants = new Set(budgets.map(({ merchantId }) => merchantId));
   const hasTeams = budgets.some(({ team }) => team !== '');
-  const spans = new Map<string, Span[]>();
-  for (const { budgetId, start, ends } of periods) {
-    const own = spans.get(budgetId);
-    if (own) own.push({ start, ends });
-    else spans.set(budgetId, [{ start, ends }]);
-  }
-  const slots = new Set(periods.map(({ budgetId, start }) => slotOf(budgetId, start)));
+  const kindOf = ({ period, timeZone }: Pick<BudgetPeriod, 'period' | 'timeZone'>) => `${period} ${timeZone}`;
+  const byKind = groupBy(periods, kindOf);
+  const spans = new Map<string, Span[]>(budgets.map((budget) => [budget.id, byKind.get(kindOf(budget)) ?? []]));
   const ends = periods.flatMap((period) => (period.ends !== null && period.ends > at ? [period.ends] : []));
   return {
     version,
@@ -136,9 +140,14 @@ function listOf({ version, budgets, spans: periods, members }: z.output<typeof S
         .filter((budget) => SCOPE.every((field) => budget[field] === '' || budget[field] === usage[field]));
       return found.sort((one, other) => positions.get(one)! - positions.get(other)!);
     },
-    spanOf: (budgetId: string, moment: number) =>
-      spans.get(budgetId)?.find(({ start, ends }) => moment >= start && (ends === null || moment < ends)),
-    has: (slot: string) => slots.has(slot),
+    spanOf(budgetId: string, moment: number) {
+      const found = spans.get(budgetId)?.find(({ start, ends }) => moment >= start && (ends === null || moment < ends));
+      return found && { start: found.start, ends: found.ends };
+    },
+    has(slot: string) {
+      const [budgetId, start] = slot.split('/') as [string, string];
+      return spans.get(budgetId)?.some((span) => span.start === Number(start)) ?? false;
+    },
   };
 }
 
@@ -228,7 +237,7 @@ function unitsIn(text: string | undefined, scale: number): bigint {
 }
 
 /** Returns spent amounts in the form that Redis can hold. */
-export const storable = ({ spent }: Pick<BudgetPeriod, 'spent'>): string => bounded(spent).toString();
+export const storable = ({ spent }: Pick<BudgetSpend, 'spent'>): string => bounded(spent).toString();
 
 const MAX_SPENT = 4n * 10n ** 18n;
 const bounded = (units: bigint) => (units > MAX_SPENT ? MAX_SPENT : units < -MAX_SPENT ? -MAX_SPENT : units);

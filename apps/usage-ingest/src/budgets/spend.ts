@@ -61,12 +61,12 @@ export function createSpend(options: {
     const stale: Note[] = [];
     if (!begun.isWhole && !(await options.drain()))
       throw new Error('pending events could not be flushed, so spend is unknown');
-    const { periods, counted } = await store.snapshot(new Date(now()), async () => {
+    const { spends, counted } = await store.snapshot(new Date(now()), async () => {
       const notes = await ledger.notes();
       stale.push(...notes.filter(({ at }) => begun.now - at > STALE_MS));
       return notes.map(eventOf);
     });
-    const spent = periods.map((period) => ({ slot: slotOf(period.budgetId, period.start), amount: storable(period) }));
+    const spent = spends.map((each) => ({ slot: slotOf(each.budgetId, each.start), amount: storable(each) }));
     const gone = await neverCounted(stale, new Set(counted.map(({ identity }) => identity)));
     return ledger.set(begun, spent, [...counted, ...gone]);
   }

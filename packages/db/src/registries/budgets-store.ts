@@ -4,14 +4,21 @@ import { z } from 'zod';
 import { BudgetEntity, type BudgetRow } from '../entities/budget.ts';
 import type { Journal } from '../journal/journal-store.ts';
 import { textArray } from '../journal/line-columns.ts';
-import { Units } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 import { sqlState } from '../transactions.ts';
 
 export type NewBudget = Omit<BudgetRow, 'id' | 'thresholdsSince' | 'createdAt' | 'removedAt'>;
 
-/** A period of a budget, and its spend as far as Postgres knows. `ends` null: never. */
-export type BudgetPeriod = { budgetId: string; start: number; ends: number | null; spent: bigint };
+/** A period that all budgets of a kind and a time zone share. `ends` null: never. */
+export type BudgetPeriod = {
+  period: BudgetRow['period'];
+  timeZone: string;
+  start: number;
+  ends: number | null;
+};
+
+/** What a budget spent in one of its periods, as far as Postgres knows. */
+export type BudgetSpend = { budgetId: string; start: number; ends: number | null; spent: bigint };
 
 /** The identity of an event; near a midnight it may count on either of two days. */
 export type NotedEvent = { merchantId: string; id: string; dates: readonly Day[] };
@@ -36,16 +43,18 @@ export type BudgetsStore = {
    * that have a team, at most MAX_TEAM_MEMBERS.
    */
   active(): Promise<{ version: string; budgets: BudgetRow[]; members: TeamMember[] }>;
-  /** Returns the previous, current and next period of every active budget. */
+  /** Returns the previous, current and next period of all active budgets. */
   periods(at: Date): Promise<BudgetPeriod[]>;
+  /** Returns the spend of every active budget in the previous, current and next period. */
+  spends(at: Date): Promise<BudgetSpend[]>;
   /**
-   * Like `periods`, plus those of the events from `noted` that are in the journal. Both come from one snapshot, taken
+   * Like `spends`, plus those of the events from `noted` that are in the journal. Both come from one snapshot, taken
    * before `noted` is called.
    */
   snapshot<T extends NotedEvent>(
     at: Date,
     noted: () => Promise<readonly T[]>,
-  ): Promise<{ periods: BudgetPeriod[]; counted: T[] }>;
+  ): Promise<{ spends: BudgetSpend[]; counted: T[] }>;
 };
 
 /** A user or an API key of the directory with its team; merchant '': for every merchant. */
@@ -58,13 +67,22 @@ export const TeamMember = z.object({
 export type TeamMember = z.output<typeof TeamMember>;
 
 const PeriodRow = z
-  .object({ id: z.string(), start: z.date(), ends: z.date().nullable(), units: Units })
-  .transform(({ id, start, ends, units }) => ({
-    budgetId: id,
-    start: Number(start),
-    ends: ends && Number(ends),
-    spent: units,
-  }));
+  .object({
+    period: z.enum(['hour', 'day', 'week', 'month', 'total']),
+    time_zone: z.string(),
+    start: z.date(),
+    ends: z.date().nullable(),
+  })
+  .transform(({ period, time_zone, start, ends }): BudgetPeriod => {
+    return { period, timeZone: time_zone, start: Number(start), ends: ends && Number(ends) };
+  });
+const SpendsRow = z.object({
+  period: z.string(),
+  time_zone: z.string(),
+  start: z.date(),
+  ids: z.string(),
+  units: z.string(),
+});
 const PositionsRow = z.object({ positions: z.string() });
 const IdRow = z.object({ id: z.string() });
 const VersionRow = z.object({ version: z.string() });
@@ -153,13 +171,14 @@ export function createBudgetsStore(
           : [];
         return { version, budgets: rows, members };
       }),
-    periods: (at) => runSql(dataSource, 'budget-spends', [at], PeriodRow),
+    periods: (at) => periodsAt(dataSource, at),
+    spends: (at) => dataSource.transaction('REPEATABLE READ', ({ queryRunner }) => spendsAt(queryRunner!, at)),
     snapshot: (at, noted) =>
       dataSource.transaction('REPEATABLE READ', async ({ queryRunner }) => {
         const transaction: Executor = queryRunner!;
-        const periods = await runSql(transaction, 'budget-spends', [at], PeriodRow);
+        const spends = await spendsAt(transaction, at);
         const events = await noted();
-        if (events.length === 0) return { periods, counted: [] };
+        if (events.length === 0) return { spends, counted: [] };
         // An event near a midnight is looked up on both days.
         const wanted: (typeof events)[number][] = [];
         const dates: string[] = [];
@@ -175,10 +194,30 @@ export function createBudgetsStore(
         ];
         const [row] = await runSql(transaction, 'noted-events', columns, PositionsRow);
         const counted = row!.positions === '' ? [] : row!.positions.split(',').map((at) => wanted[Number(at) - 1]!);
-        return { periods, counted: [...new Set(counted)] };
+        return { spends, counted: [...new Set(counted)] };
       }),
   };
   return store;
+}
+
+const periodsAt = (executor: Executor, at: Date) => runSql(executor, 'budgets/periods', [at], PeriodRow);
+
+async function spendsAt(executor: Executor, at: Date): Promise<BudgetSpend[]> {
+  const periods = await periodsAt(executor, at);
+  const columns = [
+    textArray(periods.map(({ period }) => period)),
+    textArray(periods.map(({ timeZone }) => timeZone)),
+    textArray(periods.map(({ start }) => new Date(start).toISOString())),
+  ];
+  const rows = await runSql(executor, 'budget-spends', columns, SpendsRow);
+  const nameOf = (period: string, timeZone: string, start: number) => `${period} ${timeZone} ${start}`;
+  const ends = new Map(periods.map((each) => [nameOf(each.period, each.timeZone, each.start), each.ends]));
+  return rows.flatMap(({ period, time_zone, ids, units, ...row }) => {
+    const start = Number(row.start);
+    const end = ends.get(nameOf(period, time_zone, start))!;
+    const amounts = units.split(',');
+    return ids.split(',').map((budgetId, index) => ({ budgetId, start, ends: end, spent: BigInt(amounts[index]!) }));
+  });
 }
 
 async function versionOf(executor: Executor): Promise<string> {
