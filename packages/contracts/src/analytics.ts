@@ -5,7 +5,7 @@ import { days } from './days.ts';
 import { Dimension, DimensionValues, inBothForms, MerchantId, MetricType, record, SentDimension } from './entry.ts';
 import { MAX_METER_DIMENSIONS, MeterDimension, MeterKey } from './meters.ts';
 import { Quantity } from './quantity.ts';
-import { Cursor, label, name, text } from './text.ts';
+import { Cursor, label, name, SearchText, text } from './text.ts';
 import { BOTH_ENDS, Day, hasBothEnds, OptionalRange, StoredDay, StoredTime, Time } from './time.ts';
 
 const list = <T extends z.ZodType>(item: T) => z.array(item).max(1000).optional();
@@ -413,6 +413,8 @@ export const analytics = {
       input: z.strictObject({
         kind: DirectoryKind,
         merchantId: MerchantId.optional(),
+        /** A part of the id, the name or the e-mail address, in any case. */
+        search: SearchText.optional(),
         limit: z.number().int().min(1).max(1000).default(100),
         cursor: Cursor.optional(),
       }),

@@ -4,7 +4,7 @@ import { mutation, query } from './contract.ts';
 import { AnyEntry, EntryId, MatchedDimension, MerchantId, record, SentDimension, UsageEntry } from './entry.ts';
 import { MeterKey } from './meters.ts';
 import { DecimalText, Quantity } from './quantity.ts';
-import { Cursor, label, name } from './text.ts';
+import { Cursor, label, name, SearchText } from './text.ts';
 import { StoredTime } from './time.ts';
 
 /** The largest number of active budgets. */
@@ -214,6 +214,8 @@ export const budgets = {
     input: z
       .strictObject({
         merchantId: MerchantId.optional(),
+        /** A part of the name, or of an id in the scope, in any case. */
+        search: SearchText.optional(),
         limit: z.number().int().min(1).max(1000).default(100),
         cursor: Cursor.optional(),
       })

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { Dimension, inBothForms, MerchantId, record } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Cursor, label, storable, text } from './text.ts';
+import { Cursor, label, SearchText, storable, text } from './text.ts';
 import { Day, Drained, StoredDay, StoredTime } from './time.ts';
 
 export const MetricKind = z.enum(['COUNT', 'SUM', 'AVERAGE', 'DISTINCT_COUNT', 'PERCENTILE', 'RATIO', 'MAX', 'MIN']);
@@ -241,7 +241,7 @@ export const custom = {
     rest: [{ method: 'GET', path: '/api/admin/metrics/custom-definitions' }],
     access: 'read',
     merchants: 'own',
-    input: z.strictObject({ ...page, search: text(200).normalize('NFC').optional() }).prefault({}),
+    input: z.strictObject({ ...page, search: SearchText.optional() }).prefault({}),
     output: z.object({ rows: z.array(MetricDefinition), nextCursor: z.string().nullable() }),
   }),
   /** Versions, newest first, also of a removed metric. */

@@ -69,6 +69,9 @@ export const storable = (max: number) =>
       'Control characters (but tab and line ends) and lone surrogates are not allowed',
     );
 
+/** A part of a name or an id to search for, in NFC as names are. */
+export const SearchText = text(256).normalize('NFC');
+
 /** A cursor: the position at which a page ended. */
 export const Cursor = text(10_000);
 

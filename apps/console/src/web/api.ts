@@ -1,5 +1,5 @@
 import type { analytics, ErrorCode, engine, ingest, RouterOf } from '@tally/contracts';
-import { MutationCache, QueryCache, QueryClient } from '@tanstack/react-query';
+import { MutationCache, notifyManager, QueryCache, QueryClient } from '@tanstack/react-query';
 import { createTRPCClient, httpLink, httpSubscriptionLink, splitLink, TRPCClientError } from '@trpc/client';
 import { createTRPCOptionsProxy } from '@trpc/tanstack-react-query';
 
@@ -43,6 +43,9 @@ export const client = createTRPCClient<TallyRouter>({
 });
 
 const FRESH_MS = 20_000;
+
+// By default after a timer, which lets the second click of a double click come before the button is disabled.
+notifyManager.setScheduler(queueMicrotask);
 
 export const queryClient = new QueryClient({
   queryCache: new QueryCache({ onError: (error, query) => !isSession(query.queryKey) && checkSession(error) }),

@@ -69,6 +69,9 @@ const start = (path: '/' | '/app') =>
     },
   });
 
+/** The text that a list is searched for; the router reads digits as a number. */
+const searchedIn = ({ find }: Search) => textOf(typeof find === 'number' ? String(find) : find)?.slice(0, 256);
+
 const pendingComponent = () => <SkeletonRows rows={8} />;
 
 const overview = createRoute({
@@ -150,8 +153,12 @@ const keys = createRoute({
 const directory = createRoute({
   getParentRoute: () => frame,
   path: '/app/directory',
-  validateSearch: (search: Search): { kind?: 'user' | 'apiKey' | 'merchant'; cursor?: string } =>
-    compact({ kind: oneOf(search.kind, ['user', 'apiKey', 'merchant']), cursor: textOf(search.cursor) }),
+  validateSearch: (search: Search): { kind?: 'user' | 'apiKey' | 'merchant'; find?: string; cursor?: string } =>
+    compact({
+      kind: oneOf(search.kind, ['user', 'apiKey', 'merchant']),
+      find: searchedIn(search),
+      cursor: textOf(search.cursor),
+    }),
   component: lazyRouteComponent(() => import('./pages/directory.tsx'), 'Directory'),
   pendingComponent,
 });
@@ -222,6 +229,7 @@ const bills = createRoute({
 const budgets = createRoute({
   getParentRoute: () => frame,
   path: '/app/budgets',
+  validateSearch: (search: Search): { find?: string } => compact({ find: searchedIn(search) }),
   component: lazyRouteComponent(() => import('./pages/budgets.tsx'), 'Budgets'),
   pendingComponent,
 });

@@ -345,7 +345,7 @@ export function createBudgets(options: {
       if (question.merchantId !== undefined) assertMerchant(caller, question.merchantId);
       const [after] = cursor === undefined ? [] : decodeCursor(cursor, question, z.tuple([z.uuid()]));
       const merchantId = question.merchantId ?? caller.merchantId ?? undefined;
-      const rows = await store.list({ merchantId, limit, after });
+      const rows = await store.list({ merchantId, search: question.search, limit, after });
       const last = rows.length === limit ? rows.at(-1) : undefined;
       return { rows: rows.map(present), nextCursor: last ? encodeCursor([last.id], question) : null };
     },

@@ -34,8 +34,16 @@ export type BudgetsStore = {
   /** Removes a budget; removing it again changes nothing. Throws NOT_FOUND for an unknown id. */
   remove(id: string, at: Date): Promise<BudgetRow>;
   find(id: string): Promise<BudgetRow | undefined>;
-  /** Returns a page of active budgets in order of (created, id), after the budget `after`. */
-  list(page: { merchantId: string | undefined; limit: number; after: string | undefined }): Promise<BudgetRow[]>;
+  /**
+   * Returns a page of active budgets in order of (created, id), after the budget `after`. `search`: a part of the name
+   * or of an id in the scope, in any case.
+   */
+  list(page: {
+    merchantId: string | undefined;
+    search: string | undefined;
+    limit: number;
+    after: string | undefined;
+  }): Promise<BudgetRow[]>;
   /** Returns the version of the list of budgets. */
   version(): Promise<string>;
   /**
@@ -88,6 +96,9 @@ const IdRow = z.object({ id: z.string() });
 const VersionRow = z.object({ version: z.string() });
 
 const INVALID_PARAMETER = '22023';
+
+/** The texts of a budget that a search looks in; ids contain no line ends. */
+const SEARCHED = `concat_ws(E'\\n', budget.name, budget.merchant_id, budget.team, budget.user_id, budget.api_key, budget.model)`;
 
 /** Budgets, in `budgets`, and their spend, in `budget_spend`. */
 export function createBudgetsStore(
@@ -148,13 +159,14 @@ export function createBudgetsStore(
     async find(id) {
       return (await budgets.findOneBy({ id })) ?? undefined;
     },
-    list({ merchantId, limit, after }) {
+    list({ merchantId, search, limit, after }) {
       const page = budgets
         .createQueryBuilder('budget')
         .orderBy('budget.createdAt')
         .addOrderBy('budget.id')
         .limit(limit);
       page.where({ removedAt: IsNull(), ...(merchantId !== undefined && { merchantId }) });
+      if (search !== undefined) page.andWhere(`position(lower(:search) in lower(${SEARCHED})) > 0`, { search });
       if (after !== undefined)
         page.andWhere('(budget.created_at, budget.id) > (select created_at, id from budgets where id = :after)', {
           after,

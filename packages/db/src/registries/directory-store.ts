@@ -34,6 +34,8 @@ export type DirectoryStore = {
     kind: DirectoryKind;
     merchantIds?: readonly string[] | undefined;
     boundTo: string | null;
+    /** A part of the id, the name or the e-mail address, in any case. */
+    search?: string | undefined;
     limit: number;
     after?: { id: string; merchantId: string } | undefined;
   }): Promise<(DirectoryEntry & { team: string | null })[]>;
@@ -92,8 +94,9 @@ export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
       ];
       await runSql(dataSource, 'learn-directory', values, z.unknown());
     },
-    async list({ kind, merchantIds, boundTo, limit, after }) {
-      const values = [kind, merchantIds ?? null, after?.id ?? null, after?.merchantId ?? null, limit, boundTo];
+    async list({ kind, merchantIds, boundTo, search, limit, after }) {
+      const place = [after?.id ?? null, after?.merchantId ?? null];
+      const values = [kind, merchantIds ?? null, ...place, limit, boundTo, search ?? null];
       const rows = await runSql(dataSource, 'list-directory', values, EntryRow);
       return rows.map(({ merchant_id, ...row }) => ({ kind, ...row, merchantId: merchant_id || null }));
     },

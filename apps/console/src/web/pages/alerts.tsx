@@ -8,13 +8,16 @@ import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { Checks, Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead, Sentence } from '../ui/parts.tsx';
+import { type Finder, Picker } from '../ui/picker.tsx';
 import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
 const PAGE = 100;
-/** The number of budgets and metrics to choose from; others are named by their id. */
+/** The number of metrics to choose from; others are named by their id. */
 const CHOICES = 200;
+/** The most of one answer. */
+const BUDGETS_AT_ONCE = 1_000;
 
 const refresh = () => queryClient.invalidateQueries({ queryKey: [['alerts']] });
 
@@ -155,13 +158,27 @@ export function Alerts() {
 /** What a rule can be on: its name, and of a budget the metric that it limits. */
 type Target = { name: string; measure?: string };
 
+/** Every budget: rules name them by their ids. */
+const budgetsQuery = {
+  queryKey: ['budgets', 'all'],
+  async queryFn({ signal }: { signal: AbortSignal }) {
+    const all: Budget[] = [];
+    for (let cursor: string | null | undefined; cursor !== null; ) {
+      const page = await client.budgets.list.query({ limit: BUDGETS_AT_ONCE, ...(cursor && { cursor }) }, { signal });
+      all.push(...(page.rows as Budget[]));
+      cursor = page.nextCursor;
+    }
+    return all;
+  },
+} as const;
+
 /** Returns budgets and custom metrics by their ids. */
 function useTargets(enabled: boolean): ReadonlyMap<string, Target> {
-  const budgets = useQuery(api.budgets.list.queryOptions({ limit: CHOICES }, { enabled }));
+  const budgets = useQuery({ ...budgetsQuery, enabled });
   const metrics = useQuery(api.custom.list.queryOptions({ limit: CHOICES }, { enabled }));
   return new Map(
     [
-      ...((budgets.data?.rows ?? []) as Budget[]).map(({ id, name, measure, unit }) => ({
+      ...(budgets.data ?? []).map(({ id, name, measure, unit }) => ({
         ...{ id, name },
         measure: measure ?? unit,
       })),
@@ -309,6 +326,17 @@ const LIMITS: Record<
   drift: [{ value: 'above', label: 'more numbers than' }],
 };
 
+/** Targets that are chosen. */
+const TARGETS: Record<string, string> = { budget: 'Budget', custom: 'Custom metric' };
+
+const findMetrics: Finder = {
+  key: ['custom metrics'],
+  async find(search, signal) {
+    const { rows } = await client.custom.list.query({ search, limit: CHOICES }, { signal });
+    return (rows as { id: string; name: string }[]).map(({ id, name }) => ({ value: id, label: name }));
+  },
+};
+
 /** Targets that are written, not chosen: their label and an example. */
 const WRITTEN: Partial<Record<Kind, { label: string; example: string }>> = {
   meter: { label: 'Meter', example: 'gpu_hours, or acme/gpu_hours' },
@@ -333,15 +361,23 @@ function Edit({
   const [limit, setLimit] = useState<'above' | 'below' | 'forecastAbove'>('above');
   const [amount, setAmount] = useState('');
   const [unit, setUnit] = useState<'limit' | 'amount'>('limit');
-  const budgets = useQuery(api.budgets.list.queryOptions({ limit: CHOICES }, { enabled: !alert && on === 'budget' }));
+  const budgets = useQuery({ ...budgetsQuery, enabled: !alert && on === 'budget' });
   const metrics = useQuery(api.custom.list.queryOptions({ limit: CHOICES }, { enabled: !alert && on === 'custom' }));
   const targets = (
-    ((on === 'budget' ? budgets.data?.rows : metrics.data?.rows) ?? []) as { id: string; name: string }[]
+    ((on === 'budget' ? budgets.data : metrics.data?.rows) ?? []) as { id: string; name: string }[]
   ).map((each) => ({ value: each.id, label: each.name }));
+  // Past the first page of metrics, a search finds the others.
+  const more = on === 'custom' && metrics.data?.nextCursor ? findMetrics : undefined;
   const save = useMutation({
     mutationFn: () => {
       const webhookIds = [...told];
-      if (alert) return client.alerts.update.mutate({ id: alert.id, name, webhookIds });
+      // What another editor changed in the meantime stays.
+      if (alert)
+        return client.alerts.update.mutate({
+          id: alert.id,
+          ...(name !== alert.name && { name }),
+          ...(told !== alert.webhookIds && { webhookIds }),
+        });
       const condition: AlertCondition =
         on === 'silence'
           ? { minutes: Number(amount) }
@@ -386,11 +422,14 @@ function Edit({
                 }}
               />
               {on !== 'drift' && !WRITTEN[on] && (
-                <Select
-                  label="Target"
+                <Picker
+                  label={TARGETS[on] ?? 'Target'}
                   value={target}
-                  options={targets.length > 0 ? targets : [{ value: '', label: `no ${kindText(on).slice(2)} yet` }]}
-                  placeholder="choose one"
+                  options={targets}
+                  beyond={more}
+                  waiting={(on === 'budget' ? budgets : metrics).isLoading}
+                  none={`No ${kindText(on).slice(2)} with this name.`}
+                  placeholder={`choose ${kindText(on)}`}
                   onChange={setTarget}
                 />
               )}

@@ -1,12 +1,13 @@
 import type { Budget, BudgetFields, BudgetStatus } from '@tally/contracts';
 import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
+import { useNavigate, useSearch } from '@tanstack/react-router';
 import { Pencil, Plus, Trash2, Wallet } from 'lucide-react';
 import { useState } from 'react';
 import { api, client, queryClient } from '../api.ts';
 import { format, type Kind } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { timeText } from '../time.ts';
-import { Field } from '../ui/field.tsx';
+import { Field, SearchBox } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Num, PageHead, Skeleton } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
@@ -21,9 +22,15 @@ export function Budgets() {
   const isAdmin = who.may('admin');
   const [editing, setEditing] = useState<Budget | 'new' | null>(null);
   const [removing, setRemoving] = useState<Budget | null>(null);
+  const { find } = useSearch({ from: '/frame/app/budgets' });
+  const navigate = useNavigate({ from: '/app/budgets' });
   const list = useInfiniteQuery({
-    queryKey: ['budgets'],
-    queryFn: ({ pageParam, signal }) => client.budgets.list.query(pageParam ? { cursor: pageParam } : {}, { signal }),
+    queryKey: ['budgets', find],
+    queryFn: ({ pageParam, signal }) =>
+      client.budgets.list.query(
+        { ...(find && { search: find }), ...(pageParam && { cursor: pageParam }) },
+        { signal },
+      ),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
   });
@@ -55,10 +62,25 @@ export function Budgets() {
           Redis is unavailable or being rebuilt: reservations and usage that is not counted yet are missing below.
         </Banner>
       )}
-      <Card flush>
+      <Card
+        title="All budgets"
+        note="oldest first"
+        tools={
+          <SearchBox
+            label="Search by name or id"
+            value={find ?? ''}
+            onChange={(text) => void navigate({ search: text ? { find: text } : {}, replace: true })}
+          />
+        }
+        flush
+      >
         <Answer query={{ ...list, data: rows }}>
           {(all) =>
-            all.length === 0 ? (
+            all.length === 0 && find ? (
+              <Empty title={`No budget with “${find}”`}>
+                The search looks in names, and in the merchants, teams, users, API keys and models of budgets.
+              </Empty>
+            ) : all.length === 0 ? (
               <Empty icon={Wallet} title="No budgets yet" tools={isAdmin ? add : undefined}>
                 A budget limits cost, requests or tokens of a merchant, user, API key or model in a period. What was
                 used before it was made counts.
@@ -267,6 +289,14 @@ const draftOf = (budget: Budget | null, bound: string | null): Draft => ({
   model: budget?.scope.model ?? '',
 });
 
+/** Returns the fields that were edited: what another editor changed in the meantime stays. */
+const changedOf = <Fields extends Partial<Budget>>(fields: Fields, before: Budget): Partial<Fields> =>
+  Object.fromEntries(
+    Object.entries(fields).filter(
+      ([name, value]) => JSON.stringify(value) !== JSON.stringify(before[name as keyof Budget]),
+    ),
+  ) as Partial<Fields>;
+
 /** Creates a budget, or changes its limit, name, thresholds and enforcement. */
 function Edit({
   budget,
@@ -289,7 +319,7 @@ function Edit({
         .filter(Boolean)
         .map(Number);
       const changeable = { limit, enforcement, thresholds, ...(draft.name && { name: draft.name }) };
-      if (budget) return client.budgets.update.mutate({ id: budget.id, ...changeable });
+      if (budget) return client.budgets.update.mutate({ id: budget.id, ...changedOf(changeable, budget) });
       const scope = Object.fromEntries(
         (['merchantId', 'team', 'userId', 'apiKey', 'model'] as const).flatMap((name) =>
           draft[name] ? [[name, draft[name]]] : [],

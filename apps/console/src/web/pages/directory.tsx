@@ -6,6 +6,7 @@ import { api, client, messageOf, queryClient } from '../api.ts';
 import { type Entry, entriesOf } from '../csv.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
+import { SearchBox } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Empty, PageHead } from '../ui/parts.tsx';
 import { Dialog, Segments, tell, tellFailure } from '../ui/popups.tsx';
 import { Pager, Table } from '../ui/table.tsx';
@@ -29,8 +30,14 @@ export function Directory() {
   const kind = search.kind ?? 'user';
   const [editing, setEditing] = useState<Entry | null>(null);
   const [uploading, setUploading] = useState(false);
+  const { find, cursor: page } = search;
   const list = useQuery(
-    api.directory.list.queryOptions({ kind, limit: PAGE, ...(search.cursor ? { cursor: search.cursor } : {}) }),
+    api.directory.list.queryOptions({
+      kind,
+      limit: PAGE,
+      ...(find && { search: find }),
+      ...(page && { cursor: page }),
+    }),
   );
   const isAdmin = who.may('admin');
   const refresh = () => queryClient.invalidateQueries();
@@ -57,10 +64,22 @@ export function Directory() {
           </>
         )}
       </PageHead>
-      <Card flush>
+      <Card
+        title={KINDS.find(({ value }) => value === kind)!.label}
+        tools={
+          <SearchBox
+            label="Search by name or id"
+            value={find ?? ''}
+            onChange={(text) => void navigate({ search: { kind, ...(text && { find: text }) }, replace: true })}
+          />
+        }
+        flush
+      >
         <Answer query={list}>
           {({ rows, nextCursor }) =>
-            rows.length === 0 ? (
+            rows.length === 0 && find ? (
+              <Empty title={`Nothing with “${find}”`}>The search looks in names, ids and e-mail addresses.</Empty>
+            ) : rows.length === 0 ? (
               <Empty icon={Users} title="No names yet">
                 Reports show the ids that producers send.{' '}
                 {isAdmin
@@ -98,9 +117,9 @@ export function Directory() {
                 ]}
               >
                 <Pager
-                  cursor={search.cursor}
+                  cursor={page}
                   nextCursor={nextCursor}
-                  onTurn={(cursor) => void navigate({ search: { kind, ...(cursor && { cursor }) } })}
+                  onTurn={(cursor) => void navigate({ search: { kind, ...(find && { find }), ...(cursor && { cursor }) } })}
                 >
                   {PAGE} a page
                 </Pager>

@@ -8,8 +8,9 @@ import { add, format, isNegative, scale, subtract } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
+import { isCut } from '../ui/filters.tsx';
 import { Answer, Button, Card, Chip, Empty, Moment, PageHead, Part } from '../ui/parts.tsx';
-import { Select } from '../ui/popups.tsx';
+import { findNames, Picker } from '../ui/picker.tsx';
 import { numbers, Table } from '../ui/table.tsx';
 
 const EVERY_MS = 2_000;
@@ -64,10 +65,12 @@ export function Live() {
         }
       >
         {who.merchantId === null && choices.length > 0 && (
-          <Select
+          <Picker
             label="Merchant"
             value={merchantId ?? ''}
             options={choices}
+            beyond={isCut(options.data?.merchants) ? findNames('merchant') : undefined}
+            none="No merchant with usage today."
             onChange={(merchant) => void navigate({ search: { merchant }, replace: true })}
           />
         )}

@@ -24,7 +24,9 @@ import { Chart, type Series } from '../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../ui/coverage.tsx';
 import { Explained } from '../ui/explained.tsx';
 import { Answer, Button, Card, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
-import { FilterChip, Segments } from '../ui/popups.tsx';
+import { isCut } from '../ui/filters.tsx';
+import { FilterChip, findNames } from '../ui/picker.tsx';
+import { Segments } from '../ui/popups.tsx';
 
 /** Returns the days of a month until today, and the same days of the previous month. */
 function rangesOf(month: string): { current: Range; previous: Range; whole: Range; running: boolean } {
@@ -75,6 +77,7 @@ export function Overview() {
             label="Merchant"
             options={(options.data?.merchants ?? []).map(({ id, label }) => ({ value: id, label }))}
             values={search.merchants ?? []}
+            beyond={isCut(options.data?.merchants) ? findNames('merchant') : undefined}
             waiting={options.isLoading}
             onChange={(merchants) =>
               change({ merchants: merchants.length > 0 ? merchants : undefined } as OverviewSearch)

@@ -1,4 +1,5 @@
-import { type ComponentProps, type ReactNode, useId } from 'react';
+import { Search } from 'lucide-react';
+import { type ComponentProps, type ReactNode, useEffect, useId, useRef, useState } from 'react';
 
 /** A labelled input of a form; `note` explains what to write. */
 export function Field({
@@ -62,4 +63,55 @@ export function Checks({
       {note && <small>{note}</small>}
     </fieldset>
   );
+}
+
+const SETTLES_AFTER_MS = 500;
+
+/** A search above a list: `onChange` is called with the text, once it stays. */
+export function SearchBox({
+  label,
+  value,
+  onChange,
+}: {
+  label: string;
+  value: string;
+  onChange: (text: string) => void;
+}) {
+  const [text, setText] = useState(value);
+  const settled = useSettled(text.trim());
+  const told = useRef(value);
+  useEffect(() => {
+    if (settled === told.current) return;
+    told.current = settled;
+    onChange(settled);
+  }, [settled, onChange]);
+  // The address may change by itself: back and forward.
+  useEffect(() => {
+    if (value === told.current) return;
+    told.current = value;
+    setText(value);
+  }, [value]);
+  return (
+    <label className="search-box">
+      <Search size={15} aria-hidden="true" />
+      <span className="visually-hidden">{label}</span>
+      <input
+        type="search"
+        value={text}
+        maxLength={256}
+        placeholder={label}
+        onChange={(event) => setText(event.target.value)}
+      />
+    </label>
+  );
+}
+
+/** Returns the last value that stayed for half a second. */
+export function useSettled(value: string): string {
+  const [settled, setSettled] = useState(value);
+  useEffect(() => {
+    const timer = setTimeout(() => setSettled(value), SETTLES_AFTER_MS);
+    return () => clearTimeout(timer);
+  }, [value]);
+  return settled;
 }

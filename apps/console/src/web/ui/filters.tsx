@@ -4,10 +4,16 @@ import { api } from '../api.ts';
 import { DIMENSIONS, type DimensionId, type FilterSearch, namesOf, type PropertyId } from '../measures.ts';
 import { useWho } from '../session.tsx';
 import type { Range } from '../time.ts';
-import { FilterChip, type Option } from './popups.tsx';
+import { type Finder, FilterChip, findNames, findTyped } from './picker.tsx';
+import type { Option } from './popups.tsx';
 
 const OPTIONS_FRESH_MS = 300_000;
 const MOST_TEAMS = 200;
+/** `filterOptions` cuts each list here. */
+const MOST_OPTIONS = 10_000;
+
+/** Returns whether a list of options may be cut. */
+export const isCut = (list: readonly unknown[] = [], most = MOST_OPTIONS) => list.length >= most;
 const UNKNOWN: Option = { value: 'unknown', label: 'unknown', note: 'not told' };
 
 /** A chip for each dimension, or for those of `only`, with the values that have usage in the range. */
@@ -53,6 +59,15 @@ export function Filters({
     ],
     provider: [...(all.data?.providers ?? []).map((id) => ({ value: id, label: id })), UNKNOWN],
   };
+  const oneMerchant = who.merchantId ?? (filters.merchants?.length === 1 ? filters.merchants[0] : undefined);
+  // What cut lists leave out is found by a search.
+  const beyond: Partial<Record<DimensionId, Finder | false>> = {
+    team: isCut(teams.data?.rows, MOST_TEAMS) && findTyped,
+    merchant: isCut(every.data?.merchants) && findNames('merchant'),
+    user: isCut(all.data?.users) && findNames('user', oneMerchant),
+    apiKey: isCut(all.data?.apiKeys) && findNames('apiKey', oneMerchant),
+    model: isCut(all.data?.models) && findTyped,
+  };
   return (
     <>
       {DIMENSIONS.filter(
@@ -62,6 +77,7 @@ export function Filters({
           key={id}
           label={label}
           options={options[id]}
+          beyond={beyond[id] || undefined}
           values={filters[filter] ?? []}
           waiting={waiting[id] ?? all.isLoading}
           onOpen={() => id === 'team' && setAskTeams(true)}

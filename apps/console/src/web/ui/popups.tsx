@@ -1,4 +1,3 @@
-import { Combobox } from '@base-ui/react/combobox';
 import { Dialog as BaseDialog } from '@base-ui/react/dialog';
 import { Menu as BaseMenu } from '@base-ui/react/menu';
 import { Popover } from '@base-ui/react/popover';
@@ -6,8 +5,9 @@ import { Select as BaseSelect } from '@base-ui/react/select';
 import { Toast } from '@base-ui/react/toast';
 import { Toggle } from '@base-ui/react/toggle';
 import { ToggleGroup } from '@base-ui/react/toggle-group';
-import { Check, ChevronDown, CircleCheck, CircleX, Copy, Search, X } from 'lucide-react';
-import { type ReactElement, type ReactNode, useState } from 'react';
+import { Check, ChevronDown, CircleCheck, CircleX, Copy } from 'lucide-react';
+import { useBlocker } from '@tanstack/react-router';
+import { type ReactElement, type ReactNode, useRef, useState } from 'react';
 import { messageOf } from '../api.ts';
 import { Banner, Button } from './parts.tsx';
 
@@ -104,110 +104,6 @@ export const Switch = ({
   </Toggle>
 );
 
-const MAX_SHOWN = 200;
-
-/** Selects many of many, with a search: a filter as a chip. */
-export function FilterChip({
-  label,
-  options,
-  values,
-  onChange,
-  onOpen,
-  waiting,
-}: {
-  label: string;
-  options: readonly Option[];
-  values: readonly string[];
-  onChange: (values: string[]) => void;
-  onOpen?: () => void;
-  waiting?: boolean;
-}) {
-  const [search, setSearch] = useState('');
-  const known = new Map(options.map((option) => [option.value, option]));
-  const chosen = values.map((value) => known.get(value) ?? { value, label: value });
-  const wanted = search.trim().toLowerCase();
-  const matching = options.filter(
-    ({ label: text, value, note }) =>
-      wanted === '' || [text, value, note ?? ''].some((each) => each.toLowerCase().includes(wanted)),
-  );
-  const shown = matching.slice(0, MAX_SHOWN);
-  const text =
-    chosen.length === 0
-      ? label
-      : chosen.length === 1
-        ? chosen[0]!.label
-        : `${chosen[0]!.label} and ${chosen.length - 1} more`;
-  return (
-    <div className="filter" data-dashed={chosen.length === 0 ? '' : undefined}>
-      <Combobox.Root
-        multiple
-        items={shown}
-        value={chosen}
-        filter={null}
-        inputValue={search}
-        onInputValueChange={setSearch}
-        onOpenChange={(open) => {
-          if (!open) return;
-          setSearch('');
-          onOpen?.();
-        }}
-        isItemEqualToValue={(a: Option, b: Option) => a.value === b.value}
-        itemToStringLabel={(option: Option) => option.label}
-        onValueChange={(next: Option[]) => onChange(next.map(({ value }) => value))}
-      >
-        <Combobox.Trigger render={<button type="button" />} aria-label={`Filter by ${label.toLowerCase()}`}>
-          {chosen.length === 0 ? (
-            <>
-              {label} <ChevronDown size={14} aria-hidden="true" />
-            </>
-          ) : (
-            <span>
-              {label} <b>{text}</b>
-            </span>
-          )}
-        </Combobox.Trigger>
-        <Combobox.Portal>
-          <Combobox.Positioner sideOffset={6} align="start" className="positioner">
-            <Combobox.Popup className="popup" aria-label={label}>
-              <div className="search-field">
-                <Search size={15} aria-hidden="true" />
-                <Combobox.Input
-                  placeholder={`Search ${label.toLowerCase()}s`}
-                  aria-label={`Search ${label.toLowerCase()}s`}
-                />
-              </div>
-              <Combobox.Empty>
-                <p className="menu-note">
-                  {waiting ? 'Loading…' : `No ${label.toLowerCase()} with usage in this range.`}
-                </p>
-              </Combobox.Empty>
-              <Combobox.List className="menu">
-                {(option: Option) => (
-                  <Combobox.Item key={option.value} value={option} className="menu-item">
-                    <span className="grow">{option.label}</span>
-                    {option.note && <small>{option.note}</small>}
-                    <Combobox.ItemIndicator className="check">
-                      <Check size={15} aria-hidden="true" />
-                    </Combobox.ItemIndicator>
-                  </Combobox.Item>
-                )}
-              </Combobox.List>
-              {matching.length > MAX_SHOWN && (
-                <p className="menu-note">{matching.length - MAX_SHOWN} more: search to find them.</p>
-              )}
-            </Combobox.Popup>
-          </Combobox.Positioner>
-        </Combobox.Portal>
-      </Combobox.Root>
-      {chosen.length > 0 && (
-        <button type="button" aria-label={`Remove the filter by ${label.toLowerCase()}`} onClick={() => onChange([])}>
-          <X size={14} aria-hidden="true" />
-        </button>
-      )}
-    </div>
-  );
-}
-
 /** A panel that opens below a button. */
 export function PopoverButton({
   button,
@@ -286,11 +182,36 @@ export function Dialog({
   peek?: boolean;
   children: ReactNode;
 }) {
+  const isTyped = useRef(false);
+  const mayLeave = () => !isTyped.current || window.confirm('Discard what you typed?');
+  useBlocker({
+    disabled: !open,
+    enableBeforeUnload: () => isTyped.current,
+    shouldBlockFn: () => !mayLeave(),
+  });
   return (
-    <BaseDialog.Root open={open} disablePointerDismissal={!peek} onOpenChange={(next) => !next && onClose()}>
+    <BaseDialog.Root
+      open={open}
+      disablePointerDismissal={!peek}
+      onOpenChange={(next) => {
+        if (next || !mayLeave()) return;
+        isTyped.current = false;
+        onClose();
+      }}
+    >
       <BaseDialog.Portal>
         <BaseDialog.Backdrop className="backdrop" />
-        <BaseDialog.Popup className="dialog" data-wide={wide ? '' : undefined}>
+        <BaseDialog.Popup
+          className="dialog"
+          data-wide={wide ? '' : undefined}
+          onInput={() => {
+            isTyped.current = true;
+          }}
+          // What is sent is no longer to be lost: saving may lead to another page.
+          onSubmit={() => {
+            isTyped.current = false;
+          }}
+        >
           <BaseDialog.Title>{title}</BaseDialog.Title>
           <BaseDialog.Description className="dialog-text">{text}</BaseDialog.Description>
           {children}

@@ -1,9 +1,10 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { FlaskConical } from 'lucide-react';
-import { useEffect, useId, useState } from 'react';
+import { useId, useState } from 'react';
 import { api, client, codeOf, detailsOf, messageOf } from '../../api.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, rangeText, today } from '../../time.ts';
+import { useSettled } from '../../ui/field.tsx';
 import { Banner, Button, Chip } from '../../ui/parts.tsx';
 import { Dialog, Select, tell } from '../../ui/popups.tsx';
 import { COLUMNS, type Draft, EXAMPLES, KINDS, PREVIEW_DAYS, SOURCES, VISIBILITIES } from './definition.ts';
@@ -220,18 +221,6 @@ export function Editor({
 const COMPUTED: readonly (keyof Draft)[] = ['formula', 'dimensions', 'dataSource', 'metricType'];
 
 const isOfFormula = (error: unknown): boolean => (codeOf(error) ?? '').startsWith('FORMULA');
-
-const SETTLES_AFTER_MS = 500;
-
-/** Returns the last value that stayed for half a second. */
-function useSettled(value: string): string {
-  const [settled, setSettled] = useState(value);
-  useEffect(() => {
-    const timer = setTimeout(() => setSettled(value), SETTLES_AFTER_MS);
-    return () => clearTimeout(timer);
-  }, [value]);
-  return settled;
-}
 
 /** Shows an error of a formula, underlined at its position. */
 function FormulaError({ error, formula }: { error: unknown; formula: string }) {
