@@ -61,6 +61,23 @@ test('a caller bound to no merchant lists all', async () => {
   expect(await listed(running.client, 'merchant')).toEqual(['acme', 'other']);
 });
 
+test('a search finds parts of ids, names and e-mail addresses in any case, page by page', async () => {
+  const found = async (search: string, client = running.client) => {
+    const ids: string[] = [];
+    for (let cursor: string | null | undefined; cursor !== null; ) {
+      const page = await client.directory.list.query({ kind: 'user', search, limit: 2, ...(cursor && { cursor }) });
+      ids.push(...page.rows.map(({ id }) => id));
+      cursor = page.nextCursor;
+    }
+    return ids;
+  };
+  expect(await found('NAME OF')).toEqual(['ann', 'bob', 'carl', 'dora', 'eve']);
+  expect(await found('Dora@')).toEqual(['dora']);
+  expect(await found('arl')).toEqual(['carl']);
+  expect(await found('%')).toEqual([]);
+  expect(await found('bob', viewer)).toEqual([]);
+});
+
 test('a team is in the next answer, stays where an entry says none, and is removed by null', async () => {
   const day = new Date().toISOString().slice(0, 10);
   const teams = async (client = running.client) => {

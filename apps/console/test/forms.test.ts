@@ -518,6 +518,100 @@ test('what numbers lack is said above them', async () => {
   });
 });
 
+test('a budget is created once by a double click, and found by a search that the address keeps', async () => {
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/budgets');
+    await page.getByRole('button', { name: 'New budget' }).first().click();
+    await page.getByLabel('Name').fill('Clicked twice');
+    await page.getByLabel('Limit').fill('5');
+    await page.getByRole('dialog').getByRole('button', { name: 'Save' }).dblclick();
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+    const made = await ingest.budgets.list.query({ search: 'clicked TWICE' });
+    expect(made.rows.map(({ name }) => name)).toEqual(['Clicked twice']);
+
+    await page.getByRole('searchbox', { name: 'Search budgets' }).fill('no such');
+    await page.waitForSelector('text=No budget with “no such”');
+    await page.getByRole('searchbox', { name: 'Search budgets' }).fill('twice');
+    await page.waitForURL('**/app/budgets?find=twice');
+    await page.reload();
+    await page.waitForSelector('th:has-text("Clicked twice")');
+    expect(await page.getByRole('searchbox', { name: 'Search budgets' }).inputValue()).toBe('twice');
+  });
+});
+
+test('what another editor changed of a budget stays', async () => {
+  const { id } = await ingest.budgets.create.mutate({
+    ...{ name: 'Edited by two', measure: 'cost', limit: '5', period: 'day', enforcement: 'soft' },
+  });
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/budgets?find=edited');
+    await page.getByRole('button', { name: 'Change Edited by two' }).click();
+    await ingest.budgets.update.mutate({ id, limit: '70' });
+    await page.getByLabel('Name').fill('Renamed');
+    await page.getByRole('dialog').getByRole('button', { name: 'Save' }).click();
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+    expect(await ingest.budgets.get.query({ id })).toMatchObject({ name: 'Renamed', limit: '70' });
+  });
+});
+
+test('a dialog asks before it discards what was typed', async () => {
+  await as(keys.admin, async (page) => {
+    const asked: string[] = [];
+    let answer = false;
+    page.on('dialog', (question) => {
+      asked.push(question.message());
+      void (answer ? question.accept() : question.dismiss());
+    });
+    await open(page, '/app/explorer');
+    await go(page, '/app/budgets');
+    await page.getByRole('button', { name: 'New budget' }).first().click();
+    await page.keyboard.press('Escape');
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+    expect(asked).toEqual([]);
+
+    await page.getByRole('button', { name: 'New budget' }).first().click();
+    await page.getByLabel('Name').fill('Not saved yet');
+    await page.keyboard.press('Escape');
+    await expect.poll(() => asked.length).toBe(1);
+    await page.evaluate('history.back()');
+    await expect.poll(() => asked.length).toBe(2);
+    expect(await page.getByLabel('Name').inputValue()).toBe('Not saved yet');
+    answer = true;
+    await page.keyboard.press('Escape');
+    await page.getByRole('dialog').waitFor({ state: 'detached' });
+    expect(asked).toEqual(Array.from({ length: 3 }, () => 'Discard what you typed?'));
+  });
+});
+
+test('an alert is made on the last of many budgets', async () => {
+  for (let from = 0; from < 250; from += 25)
+    await Promise.all(
+      Array.from({ length: 25 }, (_, index) =>
+        ingest.budgets.create.mutate({
+          ...{ name: `Team budget ${from + index}`, measure: 'cost', limit: '5', period: 'day', enforcement: 'soft' },
+        }),
+      ),
+    );
+  const last = await ingest.budgets.create.mutate({
+    ...{ name: 'The last one', measure: 'cost', limit: '5', period: 'day', enforcement: 'soft' },
+  });
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/alerts');
+    await page.getByRole('button', { name: 'New alert' }).first().click();
+    await page.getByLabel('Name').fill('Watches the last');
+    await page.getByRole('combobox', { name: 'Budget' }).click();
+    await page.waitForSelector('text=more: search to find them');
+    expect(await page.getByRole('option').count()).toBe(200);
+    await page.keyboard.type('the last');
+    await page.getByRole('option', { name: 'The last one' }).click();
+    await page.getByLabel('Value').fill('80');
+    await page.getByRole('dialog', { name: 'New alert' }).getByRole('button', { name: 'Save' }).click();
+    await page.waitForSelector('tr:has-text("Watches the last"):has-text("The last one")');
+    const { rows } = await engine.alerts.list.query();
+    expect(rows.find(({ name }) => name === 'Watches the last')).toMatchObject({ target: last.id });
+  });
+});
+
 describe('what is huge', () => {
   const date = '2024-05-02';
   const names = ['n'.repeat(200), 'مستخدم '.repeat(28).trim(), '🧪🚀'.repeat(25)];
@@ -584,6 +678,41 @@ describe('what is huge', () => {
       await page.keyboard.type('shop-9876');
       await page.getByRole('option', { name: 'shop-9876' }).click();
       await expect.poll(() => numberIn(page, 'tfoot td a')).toBe('9876');
+    });
+  });
+
+  test('finds a merchant that no list holds, by its name and by its id', async () => {
+    // The lists of filters end after 10,000 values, in order of cost.
+    const day = addDays(date, 2);
+    for (let from = 0; from < 10_002; from += 834)
+      await ingest.usage.record.mutate({
+        entries: Array.from({ length: 834 }, (_, index) => ({
+          ...{ id: 'one', merchantId: `store-${String(from + index).padStart(5, '0')}`, time: `${day}T00:00:00Z` },
+          metrics: { cost: String(20_000 + from + index) },
+        })),
+        backfill: true,
+      });
+    const listed = await analytics.analytics.filterOptions.query({ startDate: day, endDate: day });
+    const ids = new Set(listed.merchants.map(({ id }) => id));
+    const unlisted = Array.from({ length: 10_008 }, (_, index) => `store-${String(index).padStart(5, '0')}`).filter(
+      (id) => !ids.has(id),
+    );
+    expect([ids.size, unlisted.length, listed.truncated]).toEqual([10_000, 8, true]);
+    const [named, unnamed] = unlisted as [string, string];
+    await analytics.directory.upsert.mutate({ entries: [{ kind: 'merchant', id: named, name: 'Corner Shop' }] });
+    const costOf = (id: string) => String(20_000 + Number(id.slice(6)));
+    await as(keys.viewer, async (page) => {
+      for (const [typed, option, id] of [
+        ['corner', 'Corner Shop', named],
+        [unnamed, unnamed, unnamed],
+      ] as const) {
+        await open(page, `/app/explorer?from=${day}&to=${day}`);
+        await page.getByRole('combobox', { name: 'Filter by merchant' }).click();
+        await page.waitForSelector('text=10,000 are listed, of more');
+        await page.keyboard.type(typed);
+        await page.getByRole('option', { name: option }).click();
+        await expect.poll(() => numberIn(page, 'tfoot td a')).toBe(costOf(id));
+      }
     });
   });
 

@@ -519,6 +519,19 @@ describe('budgets', () => {
     });
   });
 
+  test('are found by a part of the name or of an id in their scope, in any case', async () => {
+    const named = await create('10', { name: 'Winter 100%_sale' });
+    const scoped = await create('10', { name: 'other', scope: { merchantId, userId: 'Grace Hopper' } });
+    const found = async (search: string) =>
+      (await ingest.admin.budgets.list.query({ merchantId, search })).rows.map(({ id }) => id);
+    expect(await found('winter')).toEqual([named.id]);
+    expect(await found('100%_')).toEqual([named.id]);
+    expect(await found('grace h')).toEqual([scoped.id]);
+    expect(await found('%')).toEqual([named.id]);
+    expect(await found('nobody')).toEqual([]);
+    for (const { id } of [named, scoped]) await ingest.admin.budgets.remove.mutate({ id });
+  });
+
   test('of another merchant do not exist for a bound key', async () => {
     const budget = await create('10');
     const { key } = await ingest.admin.keys.create.mutate({ name: 'bound', role: 'admin', merchantId: 'someone-else' });

@@ -363,9 +363,9 @@ function Edit({
   const [unit, setUnit] = useState<'limit' | 'amount'>('limit');
   const budgets = useQuery({ ...budgetsQuery, enabled: !alert && on === 'budget' });
   const metrics = useQuery(api.custom.list.queryOptions({ limit: CHOICES }, { enabled: !alert && on === 'custom' }));
-  const targets = (
-    ((on === 'budget' ? budgets.data : metrics.data?.rows) ?? []) as { id: string; name: string }[]
-  ).map((each) => ({ value: each.id, label: each.name }));
+  const targets = (((on === 'budget' ? budgets.data : metrics.data?.rows) ?? []) as { id: string; name: string }[]).map(
+    (each) => ({ value: each.id, label: each.name }),
+  );
   // Past the first page of metrics, a search finds the others.
   const more = on === 'custom' && metrics.data?.nextCursor ? findMetrics : undefined;
   const save = useMutation({

@@ -27,10 +27,7 @@ export function Budgets() {
   const list = useInfiniteQuery({
     queryKey: ['budgets', find],
     queryFn: ({ pageParam, signal }) =>
-      client.budgets.list.query(
-        { ...(find && { search: find }), ...(pageParam && { cursor: pageParam }) },
-        { signal },
-      ),
+      client.budgets.list.query({ ...(find && { search: find }), ...(pageParam && { cursor: pageParam }) }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
   });
@@ -67,7 +64,7 @@ export function Budgets() {
         note="oldest first"
         tools={
           <SearchBox
-            label="Search by name or id"
+            label="Search budgets"
             value={find ?? ''}
             onChange={(text) => void navigate({ search: text ? { find: text } : {}, replace: true })}
           />

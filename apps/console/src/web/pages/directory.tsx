@@ -68,7 +68,7 @@ export function Directory() {
         title={KINDS.find(({ value }) => value === kind)!.label}
         tools={
           <SearchBox
-            label="Search by name or id"
+            label="Search the directory"
             value={find ?? ''}
             onChange={(text) => void navigate({ search: { kind, ...(text && { find: text }) }, replace: true })}
           />
@@ -119,7 +119,9 @@ export function Directory() {
                 <Pager
                   cursor={page}
                   nextCursor={nextCursor}
-                  onTurn={(cursor) => void navigate({ search: { kind, ...(find && { find }), ...(cursor && { cursor }) } })}
+                  onTurn={(cursor) =>
+                    void navigate({ search: { kind, ...(find && { find }), ...(cursor && { cursor }) } })
+                  }
                 >
                   {PAGE} a page
                 </Pager>

@@ -23,8 +23,8 @@ import {
 import { Chart, type Series } from '../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../ui/coverage.tsx';
 import { Explained } from '../ui/explained.tsx';
-import { Answer, Button, Card, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
 import { isCut } from '../ui/filters.tsx';
+import { Answer, Button, Card, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
 import { FilterChip, findNames } from '../ui/picker.tsx';
 import { Segments } from '../ui/popups.tsx';
 

@@ -4,7 +4,7 @@ import { api } from '../api.ts';
 import { DIMENSIONS, type DimensionId, type FilterSearch, namesOf, type PropertyId } from '../measures.ts';
 import { useWho } from '../session.tsx';
 import type { Range } from '../time.ts';
-import { type Finder, FilterChip, findNames, findTyped } from './picker.tsx';
+import { FilterChip, type Finder, findNames, findTyped } from './picker.tsx';
 import type { Option } from './popups.tsx';
 
 const OPTIONS_FRESH_MS = 300_000;

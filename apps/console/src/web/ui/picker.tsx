@@ -32,7 +32,9 @@ export const findNames = (kind: 'merchant' | 'user' | 'apiKey', merchantId?: str
 export const findTyped: Finder = { key: ['typed'], find: async (text) => withTyped(text, []) };
 
 const withTyped = (text: string, found: readonly Option[]): readonly Option[] =>
-  found.some(({ value }) => value === text) ? found : [...found, { value: text, label: text, note: 'as it is written' }];
+  found.some(({ value }) => value === text)
+    ? found
+    : [...found, { value: text, label: text, note: 'as it is written' }];
 
 const matches = ({ label, value, note = '' }: Option, wanted: string) =>
   [label, value, note].some((each) => each.toLowerCase().includes(wanted));
@@ -56,7 +58,14 @@ function useChoices(options: readonly Option[], beyond: Finder | undefined) {
   // What was found elsewhere is seen also where many listed options match.
   const room = Math.max(MAX_SHOWN - others.length, MAX_SHOWN / 2);
   const shown = [...listed.slice(0, room), ...others].slice(0, MAX_SHOWN);
-  return { search, setSearch, shown, more: listed.length + others.length - shown.length, isFinding, failed: found.isError };
+  return {
+    search,
+    setSearch,
+    shown,
+    more: listed.length + others.length - shown.length,
+    isFinding,
+    failed: found.isError,
+  };
 }
 
 type ChoicesProps = {
@@ -84,7 +93,10 @@ function ChoicesPopup({
         <Combobox.Popup className="popup" aria-label={label}>
           <div className="search-field">
             <Search size={15} aria-hidden="true" />
-            <Combobox.Input placeholder={`Search ${label.toLowerCase()}s`} aria-label={`Search ${label.toLowerCase()}s`} />
+            <Combobox.Input
+              placeholder={`Search ${label.toLowerCase()}s`}
+              aria-label={`Search ${label.toLowerCase()}s`}
+            />
           </div>
           <Combobox.Empty>
             <p className="menu-note">
