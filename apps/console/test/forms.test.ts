@@ -547,10 +547,10 @@ test('what another editor changed of a budget stays', async () => {
     await open(page, '/app/budgets?find=edited');
     await page.getByRole('button', { name: 'Change Edited by two' }).click();
     await ingest.budgets.update.mutate({ id, limit: '70' });
-    await page.getByLabel('Name').fill('Renamed');
+    await page.getByLabel('Name').fill('Edited by both');
     await page.getByRole('dialog').getByRole('button', { name: 'Save' }).click();
     await page.getByRole('dialog').waitFor({ state: 'detached' });
-    expect(await ingest.budgets.get.query({ id })).toMatchObject({ name: 'Renamed', limit: '70' });
+    expect(await ingest.budgets.get.query({ id })).toMatchObject({ name: 'Edited by both', limit: '70' });
   });
 });
 
@@ -570,12 +570,12 @@ test('a dialog asks before it discards what was typed', async () => {
     expect(asked).toEqual([]);
 
     await page.getByRole('button', { name: 'New budget' }).first().click();
-    await page.getByLabel('Name').fill('Not saved yet');
+    await page.getByRole('textbox', { name: 'Name' }).fill('Not saved yet');
     await page.keyboard.press('Escape');
     await expect.poll(() => asked.length).toBe(1);
     await page.evaluate('history.back()');
     await expect.poll(() => asked.length).toBe(2);
-    expect(await page.getByLabel('Name').inputValue()).toBe('Not saved yet');
+    expect(await page.getByRole('textbox', { name: 'Name' }).inputValue()).toBe('Not saved yet');
     answer = true;
     await page.keyboard.press('Escape');
     await page.getByRole('dialog').waitFor({ state: 'detached' });
