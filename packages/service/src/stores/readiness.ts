@@ -1,5 +1,5 @@
 import { storeFaultOf } from '../errors/store-errors.ts';
-import type { Log } from '../process/log.ts';
+import { failureLog, type Log } from '../process/log.ts';
 import { mastersOf, type RedisClient } from './redis.ts';
 
 /** The answer of `/readyz`: `ok` false sends callers elsewhere; `notes` are hints in both cases. */
@@ -94,6 +94,7 @@ export function createReadiness(options: ReadinessOptions): Readiness {
     let running: Promise<Look> | undefined;
     let hanging = false;
     const unavailable = { available: false, notes: [`${NAMES[store]} is unavailable.`] };
+    const failed = failureLog(log, `${NAMES[store]} is unavailable`, { level: 'warn', now });
     return async () => {
       // A probe that began before the call may be outdated, but a hanging one is not.
       if (hanging) return unavailable;
@@ -104,7 +105,7 @@ export function createReadiness(options: ReadinessOptions): Readiness {
             return { available: false, notes: notes.length > 0 ? notes : [`${NAMES[store]} is being checked.`] };
           },
           (error: unknown) => {
-            log.warn({ err: error, store: NAMES[store] }, 'a store is unavailable');
+            failed(error);
             return unavailable;
           },
         )
