@@ -152,7 +152,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     memoryMark: env.REDIS_MEMORY_HIGH_MARK,
     isUsed: (store) => !stores[store].isOpen(),
     // Either store is enough to accept usage; without both nothing can be promised. A flush needs both.
-    isOk: (stores) => (isFlusher ? stores.postgres && stores.redis : stores.postgres || stores.redis),
+    isOk: (stores, writable) => (isFlusher ? stores.postgres && stores.redis : writable.postgres || writable.redis),
     facts: () => ({ durability }),
     log,
     now,

@@ -23,7 +23,10 @@ test('a store that does not answer is logged without a stack, in words that name
   // What Node throws when a name has two addresses.
   log.error({ err: Object.assign(new AggregateError([refused]), { code: 'ECONNREFUSED' }) }, 'a loop failed');
   const full = Object.assign(new Error('could not extend file: No space left on device'), { code: '53100' });
-  log.error({ err: Object.assign(new Error('x'), { query: 'insert', parameters: ['a user'], driverError: full }) }, 'x');
+  log.error(
+    { err: Object.assign(new Error('x'), { query: 'insert', parameters: ['a user'], driverError: full }) },
+    'x',
+  );
   const never = { type: 'Error', message: 'Postgres has not answered since this process started.' };
   expect(lines.map(({ err }) => err)).toEqual([
     never,
