@@ -1,5 +1,6 @@
 import { spawnSync } from 'node:child_process';
 import { randomInt } from 'node:crypto';
+import { helpOrContinue } from './help.mjs';
 import { ROOT } from './home.mjs';
 
 // Runs the whole test suite on each supported major version of Node.js. The package `node` brings the versions. Random
@@ -7,6 +8,7 @@ import { ROOT } from './home.mjs';
 // fixed seed and few runs does not.
 const VERSIONS = ['20', '22', '24'];
 
+helpOrContinue('matrix', process.argv.slice(2));
 const results = VERSIONS.map((version) => {
   const seed = process.env.FC_SEED ?? String(randomInt(2 ** 31));
   const { status } = spawnSync('npx', ['-y', '-p', `node@${version}`, '--', 'node', 'infra/local/test.mjs'], {

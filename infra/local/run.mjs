@@ -1,4 +1,5 @@
 import { resolve } from 'node:path';
+import { commandOf, helpOrContinue } from './help.mjs';
 import { clientEnv, ROOT } from './home.mjs';
 import { ensureBuilt, ensureInstalled } from './pnpm.mjs';
 import { runProgram } from './processes.mjs';
@@ -8,6 +9,8 @@ import { runProgram } from './processes.mjs';
 const given = process.argv.slice(2);
 const failure = given[0] === '--failure' ? Number(given.splice(0, 2)[1]) : 1;
 const [script, ...args] = given;
+const command = script && commandOf(script, args);
+if (command) helpOrContinue(command.name, command.args, failure);
 try {
   if (!script) throw new Error('usage: node infra/local/run.mjs <script.js> [args]');
   await ensureInstalled();

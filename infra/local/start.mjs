@@ -3,6 +3,7 @@ import { existsSync } from 'node:fs';
 import { rm, writeFile } from 'node:fs/promises';
 import { join } from 'node:path';
 import { setTimeout as wait } from 'node:timers/promises';
+import { helpOrContinue } from './help.mjs';
 import { homeOf, makeHome, ROOT, secretIn } from './home.mjs';
 import { keepAlive } from './keep-alive.mjs';
 import { boundLogs } from './logs.mjs';
@@ -19,7 +20,8 @@ const STOP_DEADLINE_MS = 20_000;
 const UNUSABLE_SETTINGS = 78;
 
 /** `npm run dev`: rebuilds what changes, and restarts the services that use it. */
-const isDev = process.argv.includes('--watch');
+const isDev = process.argv[2] === '--watch';
+helpOrContinue(isDev ? 'dev' : 'start', process.argv.slice(isDev ? 3 : 2));
 const started = Date.now();
 const portBase = Number(process.env.TALLY_PORT_BASE || 4000);
 const addressOf = (index) => `http://127.0.0.1:${portBase + index}`;

@@ -12,6 +12,7 @@ import {
   createRateLimit,
   createReadiness,
   createRedis,
+  failureLog,
   fetchWithin,
   type Log,
   type Releasers,
@@ -62,7 +63,7 @@ export async function createAnalyticsService(
     // Over several rollups the planner expects 200 groups and shares them among workers: with 10,000 that took twice as
     // long.
     parallelWorkers: 0,
-    onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
+    onUnavailable: failureLog(log, 'starting without Postgres', { level: 'warn' }),
   });
   releasers.push('postgres', () => db.close());
   const ingestWithin = (timeoutMs: number) =>
@@ -73,7 +74,7 @@ export async function createAnalyticsService(
     });
   const ingest = ingestWithin(env.FRESHNESS_TIMEOUT_MS);
   const recording = ingestWithin(RECORD_TIMEOUT_MS);
-  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'the connection to Redis failed'), {
+  const redis = createRedis(env.REDIS_URL, failureLog(log, 'the connection to Redis failed', { level: 'warn' }), {
     repeats: false,
   });
   releasers.push('redis', () => redis.disconnect());

@@ -1,5 +1,13 @@
 import { DAY_MS, type Day, dayOf, type JobName, type RollupBackfill, TallyError } from '@tally/contracts';
-import { decodeCursor, encodeCursor, type Log, type RedisClient, redisReady, startLoop } from '@tally/service';
+import {
+  decodeCursor,
+  encodeCursor,
+  failureLog,
+  type Log,
+  type RedisClient,
+  redisReady,
+  startLoop,
+} from '@tally/service';
 import { type Job, Queue, Worker } from 'bullmq';
 import { z } from 'zod';
 import type { Rollups } from './rollups/rollups.ts';
@@ -96,7 +104,7 @@ export function createSchedule(options: ScheduleOptions): Schedule {
     if (!opened) {
       const client = options.connect({ patient: false });
       opened = { client, queue: new Queue(QUEUE, { connection: client, prefix: PREFIX }) };
-      opened.queue.on('error', (error) => log.warn({ err: error }, 'scheduler'));
+      opened.queue.on('error', failureLog(log, 'scheduler', { level: 'warn' }));
     }
     const { client, queue } = opened;
     try {
@@ -164,9 +172,9 @@ export function createSchedule(options: ScheduleOptions): Schedule {
       worker.worker.on('failed', (job, error) =>
         log.error({ err: error, job: job?.name, attempts: job?.attemptsMade }, 'job failed'),
       );
-      worker.worker.on('error', (error) => log.warn({ err: error }, 'scheduler'));
+      worker.worker.on('error', failureLog(log, 'scheduler', { level: 'warn' }));
       // Repeated: a Redis that lost its data has lost the schedules too.
-      ensuring = startLoop(ENSURE_MS, ensure, (error) => log.warn({ err: error }, 'schedules could not be made'));
+      ensuring = startLoop(ENSURE_MS, ensure, failureLog(log, 'schedules could not be made', { level: 'warn' }));
     },
 
     list: () =>

@@ -11,6 +11,7 @@ import {
   createKeyMirror,
   createReadiness,
   createRedis,
+  failureLog,
   fetchWithin,
   type Log,
   type RedisClient,
@@ -70,7 +71,7 @@ export async function createEngineService(
     formulaPoolSize: env.CUSTOM_POOL_SIZE,
     applicationName: 'metrics-engine',
     statementTimeoutMs: env.ROLLUP_TIMEOUT_MS,
-    onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
+    onUnavailable: failureLog(log, 'starting without Postgres', { level: 'warn' }),
   });
   releasers.push('postgres', () => db.close());
   const metrics = createEngineMetrics(registry);
@@ -106,11 +107,11 @@ export async function createEngineService(
       if (!recovered) await rollups.recover();
       recovered = true;
     },
-    (error) => log.error({ err: error }, 'runs could not be taken over; it is tried again'),
+    failureLog(log, 'runs could not be taken over; it is tried again'),
   );
   releasers.push('recovery', () => Promise.all([rollups.stop(), recovering.stop()]));
 
-  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'the connection to Redis failed'), {
+  const redis = createRedis(env.REDIS_URL, failureLog(log, 'the connection to Redis failed', { level: 'warn' }), {
     repeats: false,
   });
   releasers.push('redis', () => redis.disconnect());
@@ -133,7 +134,7 @@ export async function createEngineService(
       await backup.run();
       metrics.realtimeSaved();
     },
-    (error) => log.error({ err: error }, 'realtime metrics could not be saved; it is tried again'),
+    failureLog(log, 'realtime metrics could not be saved; it is tried again'),
   );
   releasers.push('realtime', async () => {
     await saving.stop();
@@ -163,7 +164,7 @@ export async function createEngineService(
   };
   const schedule = createSchedule({
     connect: (options) =>
-      createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'the connection to Redis failed'), options),
+      createRedis(env.REDIS_URL, failureLog(log, 'the connection to Redis failed', { level: 'warn' }), options),
     rollups,
     work: {
       async reconcile() {
@@ -226,14 +227,14 @@ export async function createEngineService(
     custom,
     drain,
     now,
-    onError: (error) => log.error({ err: error }, 'alert rules could not be checked; it is tried again'),
+    onError: failureLog(log, 'alert rules could not be checked; it is tried again'),
   });
   const deliver = createDeliver({
     store: db.alerts,
     allowPrivate: env.WEBHOOK_ALLOW_PRIVATE,
     resolve: lookup,
     now,
-    onError: (error) => log.error({ err: error }, 'webhooks could not be sent; it is tried again'),
+    onError: failureLog(log, 'webhooks could not be sent; it is tried again'),
   });
   releasers.push('webhooks', () => deliver.close());
   if (env.ENABLE_METRICS_SCHEDULER) {

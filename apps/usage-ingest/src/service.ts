@@ -12,6 +12,7 @@ import {
   createKeyMirror,
   createReadiness,
   createRedis,
+  failureLog,
   type Log,
   type RedisClient,
   type Releasers,
@@ -108,12 +109,12 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     applicationName: 'usage-ingest',
     poolSize: env.POSTGRES_POOL_SIZE,
     dimensionValuesPerDay: env.MAX_DIMENSION_VALUES_PER_DAY,
-    onUnavailable: (error) => log.warn({ err: error }, 'starting without Postgres'),
+    onUnavailable: failureLog(log, 'starting without Postgres', { level: 'warn' }),
   });
   releasers.push('postgres', () => db.close());
   // A clock that was given stands for all clocks.
   const agreedNow = options.now ? async () => now() : async () => Math.min(now(), (await db.look()).at);
-  const redis = createRedis(env.REDIS_URL, (error) => log.warn({ err: error }, 'the connection to Redis failed'));
+  const redis = createRedis(env.REDIS_URL, failureLog(log, 'the connection to Redis failed', { level: 'warn' }));
   releasers.push('redis', () => redis.disconnect());
   await redisReady(redis, START_WAIT_MS).catch((error: unknown) => log.warn({ err: error }, 'starting without Redis'));
 
@@ -151,7 +152,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     memoryMark: env.REDIS_MEMORY_HIGH_MARK,
     isUsed: (store) => !stores[store].isOpen(),
     // Either store is enough to accept usage; without both nothing can be promised. A flush needs both.
-    isOk: (stores) => (isFlusher ? stores.postgres && stores.redis : stores.postgres || stores.redis),
+    isOk: (stores, writable) => (isFlusher ? stores.postgres && stores.redis : writable.postgres || writable.redis),
     facts: () => ({ durability }),
     log,
     now,
@@ -174,8 +175,9 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   };
   const priceRegistry = createPriceRegistry({ store: db.prices, redis });
   await priceRegistry.refresh().catch((error: unknown) => log.warn({ err: error }, 'starting without a price list'));
-  const refreshing = priceRegistry.start((error) => log.warn({ err: error }, 'the price list was not refreshed'));
+  const refreshing = priceRegistry.start(failureLog(log, 'the price list was not refreshed', { level: 'warn' }));
   releasers.push('price list', () => refreshing.stop());
+  const sawFallback = failureLog(log, 'a store could not take a batch; the other one is tried', { level: 'warn' });
   const oldLayout = createOldLayout(redis, db.journal);
   const directWrites = createDirectWrites(() => performance.now());
   const sawConflicts = (count: number) => {
@@ -194,7 +196,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     store: db.budgets,
     drain: async () => (await flush.drainAll()).errors.length === 0,
     now,
-    onError: (error) => log.warn({ err: error }, 'spend of budgets was not read or noted; it is tried again'),
+    onError: failureLog(log, 'spend of budgets was not read or noted; it is tried again', { level: 'warn' }),
   });
   // Of ten connections, four are for events that are written at once, and four for reads of two each: flushes always
   // find one.
@@ -220,7 +222,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     isFull: stores.isRedisFull,
     onFallback(error) {
       metrics.fallbacks.inc();
-      log.warn({ err: error }, 'a store could not take a batch; the other one is tried');
+      sawFallback(error);
     },
     onConflicts: sawConflicts,
     onFolded: metrics.folded,
@@ -342,7 +344,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       const removed = await db.audit.prune(env.AUDIT_RETENTION_DAYS);
       if (removed > 0) log.info({ removed }, 'old rows of the audit log removed');
     },
-    (error) => log.error({ err: error }, 'the audit log was not pruned; it is tried again'),
+    failureLog(log, 'the audit log was not pruned; it is tried again'),
   );
   releasers.push('audit log', () => pruning.stop());
 
@@ -405,7 +407,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       spend,
       accept,
       now,
-      onDegraded: (error) => log.warn({ err: error }, 'budgets could not be asked; their settings decided'),
+      onDegraded: failureLog(log, 'budgets could not be asked; their settings decided', { level: 'warn' }),
     }),
     audit: createAuditLog(db.audit),
     sources,

@@ -169,6 +169,24 @@ test('a Redis above its memory mark is noticed, and bypassed until the mark clea
   expect(metrics).toMatchObject({ queries: String(events) });
 });
 
+test('it is not ready while Redis is not used and Postgres is read-only', async () => {
+  await redis.config('SET', 'maxmemory-policy', 'allkeys-lru');
+  await postgres.query('alter system set default_transaction_read_only = on');
+  await postgres.query('select pg_reload_conf()');
+  await vi.waitFor(async () => expect(await readyz()).toMatchObject({ ok: false, degraded: true }), SOON);
+  const entries = [{ id: 'nowhere', merchantId: 'acme', metrics: { queries: '1' } }];
+  await expect(client.usage.record.mutate({ entries })).rejects.toMatchObject({ data: { code: 'UNAVAILABLE' } });
+  await postgres.query('set default_transaction_read_only = off');
+  await postgres.query('alter system reset default_transaction_read_only');
+  await postgres.query('select pg_reload_conf()');
+  await redis.config('SET', 'maxmemory-policy', 'noeviction');
+  await vi.waitFor(async () => expect(await readyz()).toMatchObject({ ok: true }), SOON);
+  clock.ahead = 31_000;
+  await vi.waitFor(async () => expect((await readyz()).notes).not.toContain('Postgres takes no writes.'), SOON);
+  clock.ahead = 0;
+  await vi.waitFor(async () => expect(await readyz()).toEqual(FINE), SOON);
+});
+
 test('a read-only Postgres is noticed, also by connections that were there before', async () => {
   await postgres.query('alter system set default_transaction_read_only = on');
   await postgres.query('select pg_reload_conf()');

@@ -192,6 +192,23 @@ describe('delivery', () => {
     expect(await ingest.counted(merchantId)).toEqual({ requests: '1', prompt_tokens: '5' });
   });
 
+  test('reports a failure that goes on once, however often a closing client tries', async () => {
+    const merchantId = newMerchant();
+    const [failing, again] = [30, 30];
+    let requests = 0;
+    const way: typeof fetch = (input, init) =>
+      ++requests <= failing || (requests > failing + 1 && requests <= failing + 1 + again)
+        ? fetch('http://127.0.0.1:1', init)
+        : fetch(input, init);
+    const { tally, errors } = open({ fetch: way, backoff: { firstMs: 1, mostMs: 5 } });
+    tally.record({ merchantId, metrics: {} });
+    expect(await tally.flush({ deadlineMs: 120_000 })).toMatchObject({ ok: true });
+    expect([requests, errors]).toEqual([failing + 1, ['NO_ANSWER']]);
+    tally.record({ merchantId, metrics: {} });
+    expect(await tally.close({ deadlineMs: 120_000 })).toMatchObject({ ok: true });
+    expect([requests, errors]).toEqual([failing + again + 2, ['NO_ANSWER', 'NO_ANSWER']]);
+  });
+
   test('keeps entries while the key is wrong, or rejects them where that is wanted', async () => {
     const merchantId = newMerchant();
     let key = 'wrong';

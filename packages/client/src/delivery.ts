@@ -65,6 +65,8 @@ type Sleeper = { timer: ReturnType<typeof setTimeout>; asked: boolean; keyReject
 type Pause = { slow: boolean; afterMs: number; keyRejected?: boolean };
 type Waiter = { batches: Set<Batch>; done(): void };
 
+/** A failure that goes on is reported again after this time. */
+const REPORT_MS = 60_000;
 /** The longest pause while a caller waits in flush or close. */
 const URGENT_PAUSE_MS = 500;
 
@@ -73,7 +75,7 @@ const URGENT_PAUSE_MS = 500;
  * and times, so Tally counts them once. While no answer arrives, entries continue to be merged.
  */
 export function createDelivery(options: DeliveryOptions): Delivery {
-  const { merger, attempts, spool, backoff, onError } = options;
+  const { merger, attempts, spool, backoff } = options;
   const counts: Counts = {
     requests: 0,
     retried: 0,
@@ -95,6 +97,8 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   const queued = { entries: 0, bytes: 0 };
   let sealRun: Promise<void> | undefined;
   let failures = 0;
+  /** When each failure since the last success was reported, by its code. */
+  const reported = new Map<string, number>();
   let pausedUntil = 0;
   let openSince = 0;
   let timer: ReturnType<typeof setTimeout> | undefined;
@@ -189,7 +193,15 @@ export function createDelivery(options: DeliveryOptions): Delivery {
 
   function spoolFailed(error: unknown): void {
     const reason = error instanceof Error ? error.message : String(error);
-    onError({ code: 'SPOOL_FAILED', message: `The spool could not be used: ${reason}` });
+    report({ code: 'SPOOL_FAILED', message: `The spool could not be used: ${reason}` });
+  }
+
+  /** Reports a failure once while it goes on: retries of a waiting caller follow each other within milliseconds. */
+  function report(error: AttemptError): void {
+    const now = performance.now();
+    if (now - (reported.get(error.code) ?? -REPORT_MS) < REPORT_MS) return;
+    reported.set(error.code, now);
+    options.onError(error);
   }
 
   function start(batch: Batch): void {
@@ -239,12 +251,15 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     if (outcome.kind === 'again') {
       if (stopped) return [items];
       failures++;
-      onError(outcome.error);
+      // A rejected key is tried rarely, and each time may be the last.
+      if (outcome.keyRejected) options.onError(outcome.error);
+      else report(outcome.error);
       await pause(outcome);
       return [items];
     }
     const { again, refused, duplicates, error } = outcome;
-    if (error) onError(error);
+    if (error && again.length > 0) report(error);
+    else if (error) options.onError(error);
     for (const one of refused) options.onRefused(one);
     const refusedRecords = recordsIn(refused.map(({ item }) => item));
     counts.rejectedRecords += refusedRecords;
@@ -253,6 +268,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
     counts.duplicates += duplicates;
     if (again.length === 0) {
       failures = 0;
+      reported.clear();
       pausedUntil = 0;
       return [];
     }

@@ -85,8 +85,8 @@ export type TallyOptions = {
    */
   onRejected?(rejected: Rejected): void;
   /**
-   * Called with each failed request and each failure of the spool; nothing is lost by them. Default: a line on standard
-   * error for each new kind.
+   * Called when requests or the spool begin to fail, and when the reason changes; while a failure goes on, once a
+   * minute. Nothing is lost by them. Default: a line on standard error for each new kind.
    */
   onError?(error: AttemptError): void;
   /**

@@ -130,6 +130,10 @@ export async function createConsole(
     });
     if (!hasReadableHost(request))
       return answerProblem(response, problemOf('INVALID_INPUT', 'Send one Host header with a name or an address.'));
+    if (!url && request.method === 'OPTIONS' && request.url === '*') {
+      response.writeHead(204, { allow: 'GET, POST, PUT, DELETE, HEAD, OPTIONS' });
+      return void response.end();
+    }
     if (!url) return answerProblem(response, problemOf('NOT_FOUND', 'The path is not readable.'));
     answer({ request, response, url, requestId }).catch((error: unknown) => {
       log.error({ err: error }, 'unexpected error');

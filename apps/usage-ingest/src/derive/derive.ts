@@ -1,6 +1,6 @@
 import { countDays, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { type Log, type Loop, recordStep, startLoop } from '@tally/service';
+import { failureLog, type Log, type Loop, recordStep, startLoop } from '@tally/service';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import { flushKey } from '../flush/drain.ts';
 
@@ -130,7 +130,6 @@ export function createDerive({ db, register, sliceEvents, now, agreedNow }: Deri
   return {
     run,
     catchUp,
-    start: (intervalMs, log) =>
-      startLoop(intervalMs, run, (error) => log.error({ err: error }, 'derivation failed; it is tried again')),
+    start: (intervalMs, log) => startLoop(intervalMs, run, failureLog(log, 'derivation failed; it is tried again')),
   };
 }

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { setTimeout as pause } from 'node:timers/promises';
-import { type Log, type Loop, startLoop } from '@tally/service';
+import { failureLog, type Log, type Loop, startLoop } from '@tally/service';
 import type { Counters } from '../counters/counters.ts';
 import type { OldLayout } from '../counters/old-layout.ts';
 import type { DeduplicationWindow } from '../counters/window.ts';
@@ -43,7 +43,7 @@ export function startFlusher(options: FlusherOptions): Loop {
   const name = randomUUID();
   let stopping = false;
   const loop = (what: string, intervalMs: number, work: () => Promise<void>) =>
-    startLoop(intervalMs, work, (error) => log.error({ err: error }, `${what} failed; it is tried again`));
+    startLoop(intervalMs, work, failureLog(log, `${what} failed; it is tried again`));
 
   const flushOnce = async () => {
     // Each flusher holds at most its part of the shards, so that the others have work.

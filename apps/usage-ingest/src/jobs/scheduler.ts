@@ -1,5 +1,5 @@
 import type { FlushResult } from '@tally/contracts';
-import { type Log, type Loop, startLoop } from '@tally/service';
+import { failureLog, type Log, type Loop, startLoop } from '@tally/service';
 
 export type SchedulerOptions = {
   /** `USAGE_AGGREGATION_INTERVAL`. */
@@ -19,6 +19,6 @@ export function startScheduler({ intervalMs, run, log }: SchedulerOptions): Loop
       for (const error of errors) log.error(error, 'aggregation of a key failed');
       if (errors.length > 0) throw new Error(`${errors.length} keys failed`);
     },
-    (error) => log.error({ err: error }, 'aggregation failed; it is tried again'),
+    failureLog(log, 'aggregation failed; it is tried again'),
   );
 }

@@ -1,6 +1,6 @@
 import { addDays, type Day, dayOf } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { type Log, type Loop, startLoop } from '@tally/service';
+import { failureLog, type Log, type Loop, startLoop } from '@tally/service';
 import { Gauge, type Registry } from 'prom-client';
 
 export type DeriveMeters = {
@@ -84,6 +84,6 @@ export function createDeriveMeters(options: {
       if (events > most) await derive(events - most);
     },
     start: (intervalMs, log) =>
-      startLoop(intervalMs, run, (error) => log.error({ err: error }, 'meters were not derived; it is tried again')),
+      startLoop(intervalMs, run, failureLog(log, 'meters were not derived; it is tried again')),
   };
 }

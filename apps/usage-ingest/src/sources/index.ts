@@ -1,6 +1,6 @@
 import type { ingest } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import { type Handlers, type Log, type Route, startLoop } from '@tally/service';
+import { failureLog, type Handlers, type Log, type Route, startLoop } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Accept } from '../accept.ts';
 import type { Env } from '../env.ts';
@@ -71,8 +71,10 @@ export function createSources({
     ...others,
   ];
   const importDays = createDayRows(pipeline);
-  const saving = startLoop(SAVE_MS, pipeline.save, (error) =>
-    log.warn({ err: error }, 'the counts of sources were not saved; it is tried again'),
+  const saving = startLoop(
+    SAVE_MS,
+    pipeline.save,
+    failureLog(log, 'the counts of sources were not saved; it is tried again', { level: 'warn' }),
   );
 
   return {

@@ -23,6 +23,7 @@ export function handleRequests(server: Server, handle: RequestListener): void {
 
   server.on('request', (request, response) => {
     const { socket } = request;
+    request.url = originForm(request.url ?? '');
     const turn = turns.get(socket);
     const start = () => {
       const waiting = turn?.waiting ?? [];
@@ -49,6 +50,15 @@ export function handleRequests(server: Server, handle: RequestListener): void {
     const head = `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\ncontent-type: application/json\r\ncontent-length: ${Buffer.byteLength(body)}`;
     socket.end(`${head}\r\nconnection: close\r\n\r\n${body}`, () => socket.destroy());
   });
+}
+
+/**
+ * Returns a request target as a path: clients that speak to a proxy send `http://host/path`, which every server must
+ * accept (RFC 9112, 3.2.2). Targets of other forms are returned as they are.
+ */
+function originForm(target: string): string {
+  const absolute = /^https?:\/\/[^/?#@\s]+(\/[^?]*)?(\?.*)?$/is.exec(target);
+  return absolute ? `${absolute[1] ?? '/'}${absolute[2] ?? ''}` : target;
 }
 
 function errorOf(code: string | undefined): TallyError {

@@ -393,6 +393,39 @@ describe('callers', () => {
   });
 });
 
+describe('the target of a request', () => {
+  const statusOf = ({ answer }: Raw) => Number(/^HTTP\/1\.1 (\d{3})/.exec(answer())?.[1]);
+
+  test('may be an absolute address, whose path is answered', async () => {
+    const { raw, routes } = await serve();
+    const lines = linesOf(key());
+    const targets = [
+      'http://tally.example:4001/file/any',
+      'HTTPS://x/file/any?a=1',
+      'http://x/file/secret',
+      'http://x',
+    ];
+    const sent = await Promise.all(targets.map((target) => raw(head(target, lines, 'GET'))));
+    await until(() => expect(sent.map(statusOf)).toEqual([200, 200, 200, 404]));
+    const called = await raw(head('http://x/trpc/echo', [...lines, 'content-length: 2'], 'POST').concat('{}'));
+    await until(() => expect(called.answer()).toContain('"result"'));
+    expect(Object.keys(await routes()).map((each) => each.split(' ')[0])).toContain('/file/:name');
+  });
+
+  test('may be * for OPTIONS; other targets than a path are refused', async () => {
+    const { raw } = await serve();
+    const all = await raw(head('*', [], 'OPTIONS'));
+    await until(() => expect(all.answer()).toMatch(/^HTTP\/1\.1 204.*allow: GET/is));
+    const others = await Promise.all(
+      ['*', 'http://user@x/livez', 'ftp://x/livez'].map((target) => raw(head(target, [], 'GET'))),
+    );
+    await until(() => {
+      expect(others.map(statusOf)).toEqual([400, 400, 400]);
+      for (const { answer } of others) expect(answer()).toContain('INVALID_INPUT');
+    });
+  });
+});
+
 describe('metrics and the log', () => {
   test('nobody can make series or long lines at will', async () => {
     const { raw, routes, lines, get } = await serve();
@@ -579,7 +612,7 @@ describe('HTTP', () => {
     ['HTTP/1.0 without a Host', 'GET /livez HTTP/1.0\r\n\r\n', 200],
     ['HTTP/1.1 without a Host', 'GET /livez HTTP/1.1\r\n\r\n', 400],
     ['two Hosts', 'GET /livez HTTP/1.1\r\nHost: a\r\nhost: b\r\n\r\n', 400],
-    ['a whole URL', 'GET http://x/livez HTTP/1.1\r\nhost: x\r\n\r\n', 404],
+    ['a whole URL', 'GET http://x/livez HTTP/1.1\r\nhost: x\r\n\r\n', 200],
   ])('a request with %s is answered', async (_, text, status) => {
     const { raw } = await serve();
     const { answer } = await raw(text);

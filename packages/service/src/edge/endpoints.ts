@@ -110,9 +110,22 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
     };
   }
 
+  /** `OPTIONS *` asks what the server as a whole accepts (RFC 9110, 9.3.7). */
+  const whole: Endpoint = {
+    ...{ label: '*', access: 'open', basic: false, calls: 1, places: 1, maxBodyBytes: 0 },
+    ...{ json: { maxItems: 0, maxDepth: 0 }, anyType: false },
+    async answer({ head, response }) {
+      head(204, { allow: [...HTTP_METHODS, 'HEAD', 'OPTIONS'].join(', ') });
+      response.end();
+    },
+  };
+
   const registered = (method: string, path: string) => byRoute.get(web.match(method, path) ?? '');
 
   return ({ method, path }: { method: string; path: string }): Endpoint => {
+    if (method === 'OPTIONS' && path === '*') return whole;
+    if (!path.startsWith('/'))
+      throw new TallyError('INVALID_INPUT', 'The target of a request is a path, or an address with http or https.');
     if (path.startsWith(TRPC_PATH)) {
       if (method !== 'GET' && method !== 'POST') throw notAllowed(method, ['GET', 'POST']);
       const procedure = procedures.get(path.slice(TRPC_PATH.length));

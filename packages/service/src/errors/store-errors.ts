@@ -22,10 +22,14 @@ const CODES: [RegExp, Fault][] = [
   [/^(53200|53300|53400|40001|40P01|55P03)$/, 'overloaded'],
 ];
 
+/** TypeORM, until it has connected for the first time. */
+const NEVER_CONNECTED = /^(Driver not Connected|No metadata for )/;
+
 /** Messages of pg and ioredis without a code. Redis errors start with a word for their kind. */
 const WORDS: [RegExp, Fault][] = [
-  // TypeORM, until it has connected for the first time, and when a connection breaks between two statements.
-  [/^(Driver not Connected|No metadata for |Query runner already released)/, 'unreachable'],
+  [NEVER_CONNECTED, 'unreachable'],
+  // TypeORM, when a connection breaks between two statements.
+  [/^Query runner already released/, 'unreachable'],
   [
     /^(Connection terminated|timeout exceeded when trying to connect|Client has encountered a connection error)/,
     'unreachable',
@@ -48,6 +52,8 @@ export type StoreFault = {
   store: 'postgres' | 'redis' | undefined;
   /** For callers: answers never contain the store's own words. */
   message: string;
+  /** For logs: the store's own words, without the place in the code that used it. */
+  reason: string;
 };
 
 /** Returns why a store failed; undefined for any other error. */
@@ -58,7 +64,10 @@ export function storeFaultOf(error: unknown): StoreFault | undefined {
     const fault = found?.[1] ?? (name === 'TimeoutError' ? 'unreachable' : undefined);
     if (!fault) continue;
     const store = SQLSTATE.test(String(code)) ? 'postgres' : REDIS.test(String(message)) ? 'redis' : undefined;
-    return { fault, store, message: MESSAGES[fault] };
+    const reason = NEVER_CONNECTED.test(String(message))
+      ? 'Postgres has not answered since this process started.'
+      : String(message || code || name);
+    return { fault, store, message: MESSAGES[fault], reason };
   }
   return undefined;
 }

@@ -1,5 +1,5 @@
 import { storeFaultOf } from '../errors/store-errors.ts';
-import type { Log } from '../process/log.ts';
+import { failureLog, type Log } from '../process/log.ts';
 import { mastersOf, type RedisClient } from './redis.ts';
 
 /** The answer of `/readyz`: `ok` false sends callers elsewhere; `notes` are hints in both cases. */
@@ -29,8 +29,8 @@ export type ReadinessOptions = {
   memoryMark?: number;
   /** Returns false if the service leaves out a store that answers. */
   isUsed?(store: Store): boolean;
-  /** Returns true if the service can work with the stores that answer and are used. */
-  isOk(stores: { postgres: boolean; redis: boolean }): boolean;
+  /** Returns true if the service can work with the stores that answer and are used. `writable`: that take writes. */
+  isOk(stores: Record<Store, boolean>, writable: Record<Store, boolean>): boolean;
   /** Further notes. */
   facts?(): Record<string, unknown>;
   log: Log;
@@ -56,11 +56,12 @@ export function createReadiness(options: ReadinessOptions): Readiness {
   let told = '';
   /** Nothing works then, whatever answers: a rollout must stop at the first new process. */
   let isOutdated = false;
+  let isReadOnly = false;
 
   const lookAtPostgres = single('postgres', async () => {
     const sent = now();
     const { at, readOnly, outdated } = await postgres.look();
-    isOutdated = outdated;
+    [isOutdated, isReadOnly] = [outdated, readOnly];
     return [
       ...(outdated ? ['The schema of Postgres is older than this release: run its migrations.'] : []),
       ...(readOnly ? ['Postgres is read-only.'] : []),
@@ -94,6 +95,7 @@ export function createReadiness(options: ReadinessOptions): Readiness {
     let running: Promise<Look> | undefined;
     let hanging = false;
     const unavailable = { available: false, notes: [`${NAMES[store]} is unavailable.`] };
+    const failed = failureLog(log, `${NAMES[store]} is unavailable`, { level: 'warn', now });
     return async () => {
       // A probe that began before the call may be outdated, but a hanging one is not.
       if (hanging) return unavailable;
@@ -104,7 +106,7 @@ export function createReadiness(options: ReadinessOptions): Readiness {
             return { available: false, notes: notes.length > 0 ? notes : [`${NAMES[store]} is being checked.`] };
           },
           (error: unknown) => {
-            log.warn({ err: error, store: NAMES[store] }, 'a store is unavailable');
+            failed(error);
             return unavailable;
           },
         )
@@ -129,15 +131,20 @@ export function createReadiness(options: ReadinessOptions): Readiness {
     async health() {
       const [ofPostgres, ofRedis] = await Promise.all([lookAtPostgres(), lookAtRedis()]);
       const stores = { postgres: ofPostgres.available, redis: ofRedis.available };
+      const writable = { postgres: stores.postgres && !isReadOnly, redis: stores.redis };
       const notes = [...ofPostgres.notes, ...ofRedis.notes];
       for (const [store, at] of refusedWrites) {
-        if (now() - at > WRITE_ERROR_MS) refusedWrites.delete(store);
-        else if (stores[store]) notes.push(`${NAMES[store]} takes no writes.`);
+        if (now() - at > WRITE_ERROR_MS) {
+          refusedWrites.delete(store);
+          continue;
+        }
+        writable[store] = false;
+        if (stores[store]) notes.push(`${NAMES[store]} takes no writes.`);
       }
       if (notes.join() !== told) log.warn({ notes }, 'readiness changed');
       told = notes.join();
       return {
-        ok: options.isOk(stores) && !isOutdated,
+        ok: options.isOk(stores, writable) && !isOutdated,
         degraded: notes.length > 0,
         ...stores,
         notes,

@@ -1,6 +1,6 @@
 import { addDays, type Day, dayOf, type ingest, type LitellmPull, TallyError } from '@tally/contracts';
 import type { Db } from '@tally/db';
-import type { Handlers, Log, Loop } from '@tally/service';
+import { failureLog, type Handlers, type Log, type Loop } from '@tally/service';
 import type { Registry } from 'prom-client';
 import type { Env } from '../../env.ts';
 import type { Pipeline } from '../pipeline.ts';
@@ -48,7 +48,7 @@ export function createLitellm({
   const metrics = createLitellmMetrics(registry);
   const names = createNames({ store: db.directory, log });
   const recorder = createRecorder({ pipeline, store, names, now });
-  const onError = (error: unknown) => log.error({ err: error }, 'LiteLLM could not be pulled');
+  const onError = failureLog(log, 'LiteLLM could not be pulled');
   const puller = env.LITELLM_URL
     ? createPuller({
         client: createLitellmClient({
