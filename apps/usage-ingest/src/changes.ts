@@ -19,14 +19,12 @@ const Position = z
   .regex(/^\d{1,9}$/)
   .transform(Number);
 const Place = z.union([
-  z
-    .tuple([z.literal('all'), Num, Num, Position, z.string(), z.iso.date()])
-    .transform(
-      ([kind, xact, id, position, merchantId, date]): ChangePlace => ({
-        ...{ kind, xact, id, position, merchantId },
-        date: date as Day,
-      }),
-    ),
+  z.tuple([z.literal('all'), Num, Num, Position, z.string(), z.iso.date()]).transform(
+    ([kind, xact, id, position, merchantId, date]): ChangePlace => ({
+      ...{ kind, xact, id, position, merchantId },
+      date: date as Day,
+    }),
+  ),
   z
     .tuple([z.literal('log'), Num, Num, Position])
     .transform(([kind, xact, id, position]): ChangePlace => ({ kind, xact, id, position })),

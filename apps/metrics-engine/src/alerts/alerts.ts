@@ -310,7 +310,9 @@ export function createAlerts(options: {
     },
     async history({ limit, cursor, ...question }: Input<'history'>) {
       const [before] =
-        cursor === undefined ? [] : decodeCursor(cursor, { history: question }, z.tuple([z.string().regex(/^\d{1,18}$/)]));
+        cursor === undefined
+          ? []
+          : decodeCursor(cursor, { history: question }, z.tuple([z.string().regex(/^\d{1,18}$/)]));
       const rows = await db.alerts.firings({ rule: question.rule, before, limit });
       const last = rows.length === limit ? rows.at(-1) : undefined;
       return {

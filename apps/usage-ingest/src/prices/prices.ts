@@ -48,7 +48,11 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
         await store.version(),
       ];
       const last = rows.length === limit ? rows.at(-1) : undefined;
-      return { rows: rows.map(present), version, nextCursor: last ? encodeCursor([last.id], { prices: question }) : null };
+      return {
+        rows: rows.map(present),
+        version,
+        nextCursor: last ? encodeCursor([last.id], { prices: question }) : null,
+      };
     },
 
     async remove({ id }: Input<'remove'>): Promise<Price> {
