@@ -13,10 +13,10 @@ export function createAuditLog(store: Db['audit']): AuditLog {
   return async ({ cursor, limit, ...question }) => {
     const { startDate, endDate } = question;
     if (startDate !== undefined && endDate !== undefined) assertOrder({ startDate, endDate });
-    const [before] = cursor === undefined ? [] : decodeCursor(cursor, question, Place);
+    const [before] = cursor === undefined ? [] : decodeCursor(cursor, { audit: question }, Place);
     const rows = await store.list({ ...question, before, limit });
     const last = rows.length === limit ? rows.at(-1) : undefined;
-    return { rows, nextCursor: last ? encodeCursor([last.id], question) : null };
+    return { rows, nextCursor: last ? encodeCursor([last.id], { audit: question }) : null };
   };
 }
 

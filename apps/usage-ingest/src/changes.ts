@@ -14,13 +14,20 @@ export type ChangesQuestion = {
 export type Changes = (question: ChangesQuestion) => Promise<{ rows: Change[]; nextCursor: string; hasMore: boolean }>;
 
 const Num = z.string().regex(/^\d{1,18}$/);
+const Position = z
+  .string()
+  .regex(/^\d{1,9}$/)
+  .transform(Number);
 const Place = z.union([
+  z.tuple([z.literal('all'), Num, Num, Position, z.string(), z.iso.date()]).transform(
+    ([kind, xact, id, position, merchantId, date]): ChangePlace => ({
+      ...{ kind, xact, id, position, merchantId },
+      date: date as Day,
+    }),
+  ),
   z
-    .tuple([z.literal('all'), Num, z.string(), z.iso.date()])
-    .transform(([kind, xact, merchantId, date]): ChangePlace => ({ kind, xact, merchantId, date: date as Day })),
-  z
-    .tuple([z.literal('log'), Num, Num, z.string().regex(/^\d{1,9}$/)])
-    .transform(([kind, xact, id, position]): ChangePlace => ({ kind, xact, id, position: Number(position) })),
+    .tuple([z.literal('log'), Num, Num, Position])
+    .transform(([kind, xact, id, position]): ChangePlace => ({ kind, xact, id, position })),
 ]);
 
 export function createChanges({ changeLog }: Pick<Db, 'changeLog'>): Changes {

@@ -21,7 +21,7 @@ export type Conflicts = (
   question: ConflictsQuestion,
 ) => Promise<{ rows: IdConflict[]; nextCursor: string | null; complete: boolean }>;
 
-const Place = z.tuple([z.string(), z.string()]);
+const Place = z.tuple([z.iso.date(), z.string().regex(/^\d{1,18}$/)]);
 
 export function createConflicts(options: {
   db: Pick<Db, 'conflicts'>;

@@ -40,10 +40,10 @@ export function createKeys({
       return changeKey(redis, id, () => store.rotate(id, rotation));
     },
     async list({ cursor, limit, ...question }: Input<'list'>): Promise<{ rows: ApiKey[]; nextCursor: string | null }> {
-      const [after] = cursor === undefined ? [] : decodeCursor(cursor, question, z.tuple([z.uuid()]));
+      const [after] = cursor === undefined ? [] : decodeCursor(cursor, { keys: question }, z.tuple([z.uuid()]));
       const rows = await store.list({ ...question, limit, after });
       const last = rows.length === limit ? rows.at(-1) : undefined;
-      return { rows, nextCursor: last ? encodeCursor([last.id], question) : null };
+      return { rows, nextCursor: last ? encodeCursor([last.id], { keys: question }) : null };
     },
     revoke: ({ id }: Input<'revoke'>, caller: Caller) => changeKey(redis, id, () => store.revoke(id, caller.id)),
   };

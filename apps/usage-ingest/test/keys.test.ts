@@ -1,3 +1,4 @@
+import { encodeCursor } from '@tally/service';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { type Fixture, startIngest } from './ingest-fixture.ts';
 
@@ -140,4 +141,25 @@ test('a member records and reads, and administers nothing', async () => {
   await expect(member.flush.merchant.mutate({ merchantId: 'acme' })).rejects.toMatchObject({
     data: { code: 'FORBIDDEN' },
   });
+});
+
+test('refuses cursors of other lists, and made-up ones', async () => {
+  for (const name of ['paged-1', 'paged-2']) await ingest.admin.keys.create.mutate({ name, role: 'viewer' });
+  const { nextCursor: cursor } = await ingest.admin.keys.list.query({ limit: 1 });
+  const refused = { data: { code: 'INVALID_CURSOR' } };
+  await expect(ingest.admin.budgets.list.query({ limit: 1, cursor: cursor! })).rejects.toMatchObject(refused);
+  await expect(ingest.admin.audit.list.query({ limit: 1, cursor: cursor! })).rejects.toMatchObject(refused);
+  const range = { startDate: '2026-03-01', endDate: '2026-03-01' };
+  const of = { ...range, merchantIds: null };
+  for (const place of [
+    ['no day', '1'],
+    ['2026-02-31', '1'],
+    ['2026-03-01', 'no number'],
+    ['2026-03-01', '9'.repeat(30)],
+  ])
+    await expect(
+      ingest.admin.usage.conflicts.query({ ...range, cursor: encodeCursor(place, of) }),
+    ).rejects.toMatchObject(refused);
+  const past = encodeCursor(['9'.repeat(30)], { prices: { includeRemoved: false } });
+  await expect(ingest.admin.prices.list.query({ cursor: past })).rejects.toMatchObject(refused);
 });

@@ -404,7 +404,7 @@ export const ingest = {
           }),
         ),
         nextCursor: z.string(),
-        /** False once every change so far was listed: ask later with `nextCursor`. */
+        /** False once every change before the oldest running transaction was listed: ask later with `nextCursor`. */
         hasMore: z.boolean(),
       }),
     }),

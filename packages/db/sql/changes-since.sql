@@ -2,12 +2,22 @@
 -- ones.
 -- All of them are visible: a transaction below the oldest running one has ended.
 -- $1 transaction   $2 id   $3 position in its row   $4 limit
--- Returns at least one row: the oldest running transaction, and the oldest position in the log.
+-- Returns at least one row: the end of the last row that readers get now, and whether the log has everything after $1.
+-- It has not if that is pruned, or of another server, whose transactions had higher numbers.
 select
-  horizon.xact as horizon, start.xact as first,
+  ($1::xid8, $2::bigint) >= (start.xact, start.id) and $1::xid8 <= greatest(horizon.xact, start.xact) as is_kept,
+  coalesce(last.xact, start.xact) as last_xact, coalesce(last.id, start.id) as last_id,
+  coalesce(last.position, 0) as last_position,
   page.xact, page.id, page.position, page.merchant_id, page.date, page.at
 from (select pg_snapshot_xmin(pg_current_snapshot()) as xact) as horizon
-cross join (select min(xact) as xact from usage_change_log) as start
+cross join (select xact, id from usage_change_log order by xact, id limit 1) as start
+left join lateral (
+  select log.xact, log.id, cardinality(log.dates) as position
+  from usage_change_log as log
+  where log.xact < horizon.xact
+  order by log.xact desc, log.id desc
+  limit 1
+) as last on true
 left join lateral (
   select log.xact, log.id, pair.position, pair.merchant_id, pair.date, log.at
   from usage_change_log as log

@@ -1,9 +1,18 @@
 -- Removes the oldest rows of the log, except the newest of them, which records how far the log was pruned.
 -- $1 rows before this moment   $2 limit
-with old as (
+-- Ends before the first row that is younger, whose transaction began earlier, and before transactions that may still
+-- commit: a row that stays before a removed one would hide from readers that something is missing behind it.
+with oldest as (
+  select xact, id, bool_and(at < $1) over (order by xact, id) as is_old
+  from usage_change_log
+  where xact < pg_snapshot_xmin(pg_current_snapshot())
+  order by xact, id
+  limit $2
+),
+old as (
   select xact, id
-  from (select xact, id, at from usage_change_log order by xact, id limit $2) as oldest
-  where at < $1
+  from oldest
+  where is_old
 ),
 removed as (
   delete from usage_change_log as log

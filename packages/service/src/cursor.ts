@@ -2,7 +2,10 @@ import { createHash } from 'node:crypto';
 import { TallyError } from '@tally/contracts';
 import type { z } from 'zod';
 
-/** Encodes the position of a page's last row, for the next page of the same query (without limit and cursor). */
+/**
+ * Encodes the position of a page's last row, for the next page of the same query (without limit and cursor). A query
+ * whose input another procedure may have, too, names its procedure.
+ */
 export const encodeCursor = (place: readonly string[], question: unknown): string =>
   Buffer.from(JSON.stringify([...place, fingerprint(question)])).toString('base64url');
 

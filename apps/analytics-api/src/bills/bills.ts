@@ -133,10 +133,10 @@ export function createBills({
     },
 
     async list({ limit, cursor, ...question }: Input<'list'>): Promise<Answer<'list'>> {
-      const [before] = cursor === undefined ? [] : decodeCursor(cursor, question, BillPlace);
+      const [before] = cursor === undefined ? [] : decodeCursor(cursor, { bills: question }, BillPlace);
       const rows = await store.list({ provider: question.provider, before, limit });
       const last = rows.length === limit ? rows.at(-1) : undefined;
-      return { rows: rows.map(presentBill), nextCursor: last ? encodeCursor([last.id], question) : null };
+      return { rows: rows.map(presentBill), nextCursor: last ? encodeCursor([last.id], { bills: question }) : null };
     },
 
     remove: async ({ id }: Input<'remove'>): Promise<Bill> => presentBill(await store.remove(id)),

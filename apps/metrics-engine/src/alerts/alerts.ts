@@ -310,11 +310,13 @@ export function createAlerts(options: {
     },
     async history({ limit, cursor, ...question }: Input<'history'>) {
       const [before] =
-        cursor === undefined ? [] : decodeCursor(cursor, question, z.tuple([z.string().regex(/^\d{1,18}$/)]));
+        cursor === undefined
+          ? []
+          : decodeCursor(cursor, { history: question }, z.tuple([z.string().regex(/^\d{1,18}$/)]));
       const rows = await db.alerts.firings({ rule: question.rule, before, limit });
       const last = rows.length === limit ? rows.at(-1) : undefined;
       return {
-        nextCursor: last ? encodeCursor([last.id], question) : null,
+        nextCursor: last ? encodeCursor([last.id], { history: question }) : null,
         rows: rows.map((row) => ({
           ...{ rule: row.rule, event: row.event, periodStart: row.period_start, threshold: row.threshold },
           ...{ value: row.data.value, text: row.data.text, firedAt: row.fired_at, resolvedAt: row.resolved_at },

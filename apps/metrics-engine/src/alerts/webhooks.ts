@@ -65,11 +65,11 @@ export function createWebhooks({
     remove: async ({ id }: Input<'remove'>) =>
       present(await store.changeWebhook(id, () => ({ removedAt: new Date(now()) }))),
     async deliveries({ limit, cursor, ...question }: Input<'deliveries'>) {
-      const [after] = cursor === undefined ? [] : decodeCursor(cursor, question, z.tuple([z.uuid()]));
+      const [after] = cursor === undefined ? [] : decodeCursor(cursor, { deliveries: question }, z.tuple([z.uuid()]));
       const { webhookId, status } = question;
       const rows = await store.deliveries({ webhookId, status, after, limit });
       const last = rows.length === limit ? rows.at(-1) : undefined;
-      return { rows, nextCursor: last ? encodeCursor([last.id], question) : null };
+      return { rows, nextCursor: last ? encodeCursor([last.id], { deliveries: question }) : null };
     },
     replay: ({ id }: Input<'replay'>) =>
       queued({ again: id, event: '', body: '', now: new Date(now()) }, `delivery ${id}`),

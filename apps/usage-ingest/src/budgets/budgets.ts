@@ -343,11 +343,11 @@ export function createBudgets(options: {
     get: async ({ id }: Input<'get'>, caller: Caller): Promise<Budget> => present(await known(id, caller)),
     async list({ limit, cursor, ...question }: Input<'list'>, caller: Caller): Promise<Output<'list'>> {
       if (question.merchantId !== undefined) assertMerchant(caller, question.merchantId);
-      const [after] = cursor === undefined ? [] : decodeCursor(cursor, question, z.tuple([z.uuid()]));
+      const [after] = cursor === undefined ? [] : decodeCursor(cursor, { budgets: question }, z.tuple([z.uuid()]));
       const merchantId = question.merchantId ?? caller.merchantId ?? undefined;
       const rows = await store.list({ merchantId, search: question.search, limit, after });
       const last = rows.length === limit ? rows.at(-1) : undefined;
-      return { rows: rows.map(present), nextCursor: last ? encodeCursor([last.id], question) : null };
+      return { rows: rows.map(present), nextCursor: last ? encodeCursor([last.id], { budgets: question }) : null };
     },
 
     async status({ id, merchantId: asked }: Input<'status'>, caller: Caller): Promise<Output<'status'>> {

@@ -10,6 +10,7 @@ export type Prices = ReturnType<typeof createPrices>;
 
 /** The number of models that `prices.unpriced` lists. */
 const MAX_UNPRICED = 1_000;
+const Place = z.tuple([z.string().regex(/^\d{1,18}$/)]);
 /** The number of skipped models that an import lists. */
 const MAX_SKIPPED = 1_000;
 
@@ -40,14 +41,18 @@ export function createPrices({ store, registry }: { store: Db['prices']; registr
     },
 
     async list({ limit, cursor, ...question }: Input<'list'>) {
-      const [after] = cursor === undefined ? [] : decodeCursor(cursor, question, z.tuple([z.string().regex(/^\d+$/)]));
+      const [after] = cursor === undefined ? [] : decodeCursor(cursor, { prices: question }, Place);
       const { includeRemoved, ...filters } = question;
       const [rows, version] = [
         await store.list({ filters: withoutAbsent(filters), includeRemoved, after, limit }),
         await store.version(),
       ];
       const last = rows.length === limit ? rows.at(-1) : undefined;
-      return { rows: rows.map(present), version, nextCursor: last ? encodeCursor([last.id], question) : null };
+      return {
+        rows: rows.map(present),
+        version,
+        nextCursor: last ? encodeCursor([last.id], { prices: question }) : null,
+      };
     },
 
     async remove({ id }: Input<'remove'>): Promise<Price> {

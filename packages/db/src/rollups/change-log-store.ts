@@ -10,7 +10,7 @@ import { runSql } from '../run-sql.ts';
  * continue from; or in the log, within one of its rows.
  */
 export type ChangePlace =
-  | { kind: 'all'; xact: string; merchantId: string; date: Day }
+  | { kind: 'all'; xact: string; id: string; position: number; merchantId: string; date: Day }
   | { kind: 'log'; xact: string; id: string; position: number };
 
 /** `changedAt` null: before the reader began to follow the changes. */
@@ -40,8 +40,10 @@ const NO_DAY = '-infinity';
 
 const Xact = z.string().regex(/^\d+$/);
 const LogRow = z.object({
-  horizon: Xact,
-  first: Xact,
+  is_kept: z.boolean(),
+  last_xact: Xact,
+  last_id: z.string(),
+  last_position: z.number(),
   xact: Xact.nullable(),
   id: z.string().nullable(),
   position: z.string().transform(Number).nullable(),
@@ -63,7 +65,7 @@ export function createChangeLogStore(dataSource: DataSource): ChangeLogStore {
     const last = rows.length === limit ? rows.at(-1) : undefined;
     const next: ChangePlace = last
       ? { ...place, merchantId: last.merchantId, date: last.date }
-      : { kind: 'log', xact: place.xact, id: '0', position: 0 };
+      : { kind: 'log', xact: place.xact, id: place.id, position: place.position };
     return { rows, next, hasMore: true };
   }
 
@@ -75,13 +77,16 @@ export function createChangeLogStore(dataSource: DataSource): ChangeLogStore {
       const { xact, id, position } = place ?? { xact: '0', id: '0', position: 0 };
       const found = await logAfter(xact, id, position, place ? scanned : 0);
       await afterCommits(dataSource, dataSource);
-      const { horizon, first } = found[0]!;
+      const { is_kept: isKept, last_xact, last_id, last_position } = found[0]!;
       // Earlier commits are in the list, later ones in the log from here on.
-      if (!place || BigInt(xact) < BigInt(first))
-        return listed({ kind: 'all', xact: horizon, merchantId: '', date: NO_DAY }, limit, merchants);
+      if (!place || !isKept) {
+        const start = { xact: last_xact, id: last_id, position: last_position };
+        return listed({ kind: 'all', ...start, merchantId: '', date: NO_DAY }, limit, merchants);
+      }
 
       const days = new Map<string, Change>();
-      let next: ChangePlace | undefined;
+      // Always a committed row: numbers of other transactions are given again after a crash of Postgres.
+      let next: ChangePlace = place;
       for (const row of found) {
         if (row.xact === null) continue;
         next = { kind: 'log', xact: row.xact, id: row.id!, position: row.position! };
@@ -91,14 +96,7 @@ export function createChangeLogStore(dataSource: DataSource): ChangeLogStore {
         if (days.size === limit) break;
       }
       const rows = [...days.values()];
-      const isWhole = next === undefined || (found.length < scanned && days.size < limit);
-      if (!isWhole) return { rows, next: next!, hasMore: true };
-      const end = BigInt(horizon) > BigInt(xact) ? horizon : xact;
-      return {
-        rows,
-        next: { kind: 'log', xact: end, id: end === xact ? id : '0', position: end === xact ? position : 0 },
-        hasMore: false,
-      };
+      return { rows, next, hasMore: next !== place && (found.length === scanned || days.size === limit) };
     },
 
     async prune(before) {

@@ -234,3 +234,18 @@ test('a place that was pruned starts over, a newer one goes on', async () => {
   expect(all).toEqual(expect.arrayContaining(['mine', 'pruned-1', 'kept']));
   expect(again.rows.every(({ changedAt }) => changedAt === null)).toBe(true);
 });
+
+test('pruning ends before a younger row, which would hide that something is missing behind it', async () => {
+  await settled();
+  const { place } = await follow(undefined);
+  const log = (merchantId: string, at: string) =>
+    sql.query('insert into usage_change_log (at, merchant_ids, dates) values ($1, $2, $3)', [
+      ...[at, [merchantId], [DAYS[0]]],
+    ]);
+  await log('young', 'now');
+  for (const merchantId of ['old-1', 'old-2', 'old-3']) await log(merchantId, '2000-01-01');
+  await settled();
+  const { next } = await db.changeLog.after(place, { limit: 1 });
+  await db.changeLog.prune(new Date('2000-01-02'));
+  expect((await follow(next)).rows.map(({ merchantId }) => merchantId)).toEqual(['old-1', 'old-2', 'old-3']);
+});
