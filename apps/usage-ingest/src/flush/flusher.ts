@@ -34,6 +34,18 @@ const LEFT_OUT_MS = 20;
 /** The interval of checks for lost totals and of the memory of ids. */
 const LOOK_MS = 1_000;
 
+/** A comparison reads for every group of merchants what waits in their shard, so that must be little. */
+const CAUGHT_UP_MS = 10_000;
+
+/**
+ * Resolves once the oldest pending event is at most 10 s old: with a million waiting, comparing 50,000 merchants took the
+ * CPU and the locks that the flush needs. Resolves after `mostMs` in any case, since the flush may be behind for ever.
+ */
+export async function caughtUp({ lagMs }: Pick<Flush, 'lagMs'>, mostMs: number, stopping: () => boolean) {
+  const began = performance.now();
+  while (!stopping() && performance.now() - began < mostMs && (await lagMs()) > CAUGHT_UP_MS) await pause(LOOK_MS);
+}
+
 /**
  * Runs the background work of a flusher process: the flush, repairs, the deduplication window and the hourly
  * reconciliation. Each has its own loop, so the flush never waits for the others.
@@ -90,7 +102,10 @@ export function startFlusher(options: FlusherOptions): Loop {
       metrics.windowSeconds.set(windowMs / 1000);
       metrics.windowBytes.set(bytes);
     }),
-    loop('reconciliation', options.hourlyMs, options.reconcile),
+    loop('reconciliation', options.hourlyMs, async () => {
+      await caughtUp(flush, options.hourlyMs, () => stopping);
+      if (!stopping) await options.reconcile();
+    }),
   ];
   return {
     async stop() {
