@@ -6,7 +6,7 @@ import { ROOT } from './home.mjs';
 const COMMANDS = {
   start: ['', 'Starts a private Postgres and Redis, and all services. Ends with Ctrl-C.'],
   dev: ['', 'The same as npm start; rebuilds what changes, and restarts the services that use it.'],
-  test: ['[options of vitest]', 'Runs all tests with a private Postgres and Redis.', 'free'],
+  test: ['[--filter=WORKSPACE]', 'Runs all tests with a private Postgres and Redis.', 'free'],
   matrix: ['', 'Runs all tests on Node.js 20, 22 and 24.'],
   import: ['events FILE | azure-llm FILE [options]', 'Records the events of a file.', 'free'],
   parity: ['--source NAME [options]', "Compares another product's sums with Tally's.", 'free'],
