@@ -1,4 +1,4 @@
-import { type RequestListener, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
+import { type IncomingMessage, type RequestListener, type Server, type ServerResponse, STATUS_CODES } from 'node:http';
 import type { Duplex } from 'node:stream';
 import { TallyError } from '@tally/contracts';
 import { errorShape } from '../errors/errors.ts';
@@ -23,7 +23,7 @@ export function handleRequests(server: Server, handle: RequestListener): void {
 
   server.on('request', (request, response) => {
     const { socket } = request;
-    request.url = originForm(request.url ?? '');
+    request.url = originForm(request);
     const turn = turns.get(socket);
     const start = () => {
       const waiting = turn?.waiting ?? [];
@@ -53,12 +53,12 @@ export function handleRequests(server: Server, handle: RequestListener): void {
 }
 
 /**
- * Returns a request target as a path: clients that speak to a proxy send `http://host/path`, which every server must
- * accept (RFC 9112, 3.2.2). Targets of other forms are returned as they are.
+ * Returns the target of a request as a path: clients that speak to a proxy send `http://host/path`, which every server
+ * must accept (RFC 9112, 3.2.2). One that names another host than the Host header, and other forms, stay as they are.
  */
-function originForm(target: string): string {
-  const absolute = /^https?:\/\/[^/?#@\s]+(\/[^?]*)?(\?.*)?$/is.exec(target);
-  return absolute ? `${absolute[1] ?? '/'}${absolute[2] ?? ''}` : target;
+function originForm({ url: target = '', headers: { host = '' } }: IncomingMessage): string {
+  const [, named, path = '/', query = ''] = /^https?:\/\/([^/?#@\s]+)(\/[^?]*)?(\?.*)?$/is.exec(target) ?? [];
+  return named?.toLowerCase() === host.toLowerCase() ? path + query : target;
 }
 
 function errorOf(code: string | undefined): TallyError {

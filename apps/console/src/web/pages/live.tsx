@@ -69,7 +69,7 @@ export function Live() {
             label="Merchant"
             value={merchantId ?? ''}
             options={choices}
-            beyond={isCut(options.data?.merchants) ? findNames('merchant') : undefined}
+            beyond={isCut(options.data, 'merchants') ? findNames('merchant') : undefined}
             none="No merchant with usage today."
             onChange={(merchant) => void navigate({ search: { merchant }, replace: true })}
           />

@@ -77,7 +77,7 @@ export function Overview() {
             label="Merchant"
             options={(options.data?.merchants ?? []).map(({ id, label }) => ({ value: id, label }))}
             values={search.merchants ?? []}
-            beyond={isCut(options.data?.merchants) ? findNames('merchant') : undefined}
+            beyond={isCut(options.data, 'merchants') ? findNames('merchant') : undefined}
             waiting={options.isLoading}
             onChange={(merchants) =>
               change({ merchants: merchants.length > 0 ? merchants : undefined } as OverviewSearch)

@@ -1,6 +1,6 @@
 import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { useState } from 'react';
-import { api } from '../api.ts';
+import { api, type client } from '../api.ts';
 import { DIMENSIONS, type DimensionId, type FilterSearch, namesOf, type PropertyId } from '../measures.ts';
 import { useWho } from '../session.tsx';
 import type { Range } from '../time.ts';
@@ -12,8 +12,11 @@ const MOST_TEAMS = 200;
 /** `filterOptions` cuts each list here. */
 const MOST_OPTIONS = 10_000;
 
-/** Returns whether a list of options may be cut. */
-export const isCut = (list: readonly unknown[] = [], most = MOST_OPTIONS) => list.length >= most;
+type Options = Awaited<ReturnType<typeof client.analytics.filterOptions.query>>;
+
+/** Returns whether a list of options may lack some: the answer says it of all its lists together. */
+export const isCut = (options: Options | undefined, list: 'merchants' | 'users' | 'apiKeys' | 'models') =>
+  options?.truncated === true && options[list].length === MOST_OPTIONS;
 const UNKNOWN: Option = { value: 'unknown', label: 'unknown', note: 'not told' };
 
 /** A chip for each dimension, or for those of `only`, with the values that have usage in the range. */
@@ -62,11 +65,11 @@ export function Filters({
   const oneMerchant = who.merchantId ?? (filters.merchants?.length === 1 ? filters.merchants[0] : undefined);
   // What cut lists leave out is found by a search.
   const beyond: Partial<Record<DimensionId, Finder | false>> = {
-    team: isCut(teams.data?.rows, MOST_TEAMS) && findTyped,
-    merchant: isCut(every.data?.merchants) && findNames('merchant'),
-    user: isCut(all.data?.users) && findNames('user', oneMerchant),
-    apiKey: isCut(all.data?.apiKeys) && findNames('apiKey', oneMerchant),
-    model: isCut(all.data?.models) && findTyped,
+    team: teams.data?.nextCursor != null && findTyped,
+    merchant: isCut(every.data, 'merchants') && findNames('merchant'),
+    user: isCut(all.data, 'users') && findNames('user', oneMerchant),
+    apiKey: isCut(all.data, 'apiKeys') && findNames('apiKey', oneMerchant),
+    model: isCut(all.data, 'models') && findTyped,
   };
   return (
     <>
