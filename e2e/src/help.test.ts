@@ -9,7 +9,9 @@ const { scripts } = JSON.parse(readFileSync(new URL('../../package.json', import
 };
 /** Commands of other tools. */
 const FOREIGN = ['verify', 'verify:all', 'format', 'build'];
-const names = Object.keys(scripts).filter((name) => !FOREIGN.includes(name));
+/** Its many options need more than a line. */
+const LONG = 'parity';
+const names = Object.keys(scripts).filter((name) => !FOREIGN.includes(name) && name !== LONG);
 /** Runs a command as npm does, with nothing of this environment that reaches a store. */
 const run = (name: string, ...args: string[]) =>
   spawnSync('sh', ['-c', `${scripts[name]} "$@"`, name, ...args], {
@@ -20,6 +22,15 @@ test.each(names)('npm run %s answers --help, and does nothing else', (name) => {
   const { status, stdout, stderr } = run(name, '--help');
   expect(stderr).toBe('');
   expect(stdout).toMatch(new RegExp(`^Usage: npm (run )?${name}( -- .+)?\\n\\n.+\\.\\n$`));
+  expect(status).toBe(0);
+});
+
+test('npm run parity answers --help with all of its options', () => {
+  const { status, stdout, stderr } = run(LONG, '--help');
+  expect(stderr).toBe('');
+  expect(stdout).toMatch(/^Usage: npm run parity -- --source .+\n/);
+  for (const option of ['--url', '--meter', '--from', '--to', '--by', '--customers', '--merchants'])
+    expect(stdout).toContain(`${option} `);
   expect(status).toBe(0);
 });
 

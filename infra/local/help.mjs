@@ -2,14 +2,16 @@ import { readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { ROOT } from './home.mjs';
 
-/** Arguments and purpose of each command of package.json. `free`: its program refuses what it does not know. */
+/**
+ * Arguments and purpose of each command of package.json, but those whose program has a help of its own (parity). `free`:
+ * its program refuses what it does not know.
+ */
 const COMMANDS = {
   start: ['', 'Starts a private Postgres and Redis, and all services. Ends with Ctrl-C.'],
   dev: ['', 'The same as npm start; rebuilds what changes, and restarts the services that use it.'],
   test: ['[--filter=WORKSPACE]', 'Runs all tests with a private Postgres and Redis.', 'free'],
   matrix: ['', 'Runs all tests on Node.js 20, 22 and 24.'],
   import: ['events FILE | azure-llm FILE [options]', 'Records the events of a file.', 'free'],
-  parity: ['--source NAME [options]', "Compares another product's sums with Tally's.", 'free'],
   demo: ['', 'Records 90 days of usage of three merchants, and shows it by merchant, model and user.'],
   'job:aggregate': ['', "Flushes yesterday's events."],
   'job:aggregate-date': ['YYYY-MM-DD', 'Flushes the events of a day.'],

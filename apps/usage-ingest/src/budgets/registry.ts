@@ -1,4 +1,4 @@
-import { EVENT_TYPE_PROPERTY } from '@tally/contracts';
+import { Budget, EVENT_TYPE_PROPERTY } from '@tally/contracts';
 import {
   type BudgetMeter,
   type BudgetPeriod,
@@ -38,7 +38,7 @@ export type BudgetList = {
   has(slot: string): boolean;
 };
 
-const PeriodKind = z.enum(['hour', 'day', 'week', 'month', 'total']);
+const PeriodKind = Budget.shape.period;
 
 /** The list as Postgres and its copy in Redis have it. */
 const Stored = z.object({
@@ -124,8 +124,13 @@ function listOf({ version, budgets, periods, members }: z.output<typeof Stored>,
   const merchants = new Set(budgets.map(({ merchantId }) => merchantId));
   const hasTeams = budgets.some(({ team }) => team !== '');
   const kindOf = ({ period, timeZone }: Pick<BudgetPeriod, 'period' | 'timeZone'>) => `${period} ${timeZone}`;
-  const byKind = groupBy(periods, kindOf);
-  const spans = new Map<string, Span[]>(budgets.map((budget) => [budget.id, byKind.get(kindOf(budget)) ?? []]));
+  const byKind = new Map<string, Span[]>();
+  for (const [kind, own] of groupBy(periods, kindOf))
+    byKind.set(
+      kind,
+      own.map(({ start, ends }) => ({ start, ends })),
+    );
+  const spans = new Map(budgets.map((budget) => [budget.id, byKind.get(kindOf(budget)) ?? []]));
   const ends = periods.flatMap((period) => (period.ends !== null && period.ends > at ? [period.ends] : []));
   return {
     version,
@@ -140,10 +145,8 @@ function listOf({ version, budgets, periods, members }: z.output<typeof Stored>,
         .filter((budget) => SCOPE.every((field) => budget[field] === '' || budget[field] === usage[field]));
       return found.sort((one, other) => positions.get(one)! - positions.get(other)!);
     },
-    spanOf(budgetId: string, moment: number) {
-      const found = spans.get(budgetId)?.find(({ start, ends }) => moment >= start && (ends === null || moment < ends));
-      return found && { start: found.start, ends: found.ends };
-    },
+    spanOf: (budgetId: string, moment: number) =>
+      spans.get(budgetId)?.find(({ start, ends }) => moment >= start && (ends === null || moment < ends)),
     has(slot: string) {
       const [budgetId, start] = slot.split('/') as [string, string];
       return spans.get(budgetId)?.some((span) => span.start === Number(start)) ?? false;

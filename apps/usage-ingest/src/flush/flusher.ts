@@ -38,8 +38,8 @@ const LOOK_MS = 1_000;
 const CAUGHT_UP_MS = 10_000;
 
 /**
- * Resolves once the oldest pending event is at most 10 s old: with a million waiting, comparing 50,000 merchants took the
- * CPU and the locks that the flush needs. Resolves after `mostMs` in any case, since the flush may be behind for ever.
+ * Resolves once the oldest pending event is at most 10 s old: with a million waiting, comparing 50,000 merchants needs the
+ * CPU and the locks that the flush needs, too. Resolves after `mostMs` in any case: the flush may be behind for ever.
  */
 export async function caughtUp({ lagMs }: Pick<Flush, 'lagMs'>, mostMs: number, stopping: () => boolean) {
   const began = performance.now();

@@ -1,4 +1,4 @@
-import { type Day, MAX_BUDGETS, MAX_TEAM_MEMBERS, TallyError } from '@tally/contracts';
+import { Budget, type Day, MAX_BUDGETS, MAX_TEAM_MEMBERS, TallyError } from '@tally/contracts';
 import { type DataSource, type EntityManager, IsNull } from 'typeorm';
 import { z } from 'zod';
 import { BudgetEntity, type BudgetRow } from '../entities/budget.ts';
@@ -76,7 +76,7 @@ export type TeamMember = z.output<typeof TeamMember>;
 
 const PeriodRow = z
   .object({
-    period: z.enum(['hour', 'day', 'week', 'month', 'total']),
+    period: Budget.shape.period,
     time_zone: z.string(),
     start: z.date(),
     ends: z.date().nullable(),

@@ -19,7 +19,7 @@ export type EndpointsOptions = {
 };
 
 const MAX_DEPTH = 64;
-const MAX_JOINED = 64 * 1024;
+const MAX_JOINED_BYTES = 64 * 1024;
 
 /** Creates the function that finds the endpoint of a request among the procedures of a router and the routes. */
 export function createEndpoints({ router, routes, env, web, stopping, failed }: EndpointsOptions) {
@@ -57,12 +57,13 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
         const { status, pieces, error } = await direct.answer(plain, body, context);
         if (error) failed(event, error, name);
         const seconds = error && retryAfterOf(understand(error));
+        const bytes = pieces.reduce((sum, piece) => sum + Buffer.byteLength(piece), 0);
         exchange.head(status, {
           ...DIRECT_HEADERS,
-          'content-length': String(pieces.reduce((sum, piece) => sum + Buffer.byteLength(piece), 0)),
+          'content-length': String(bytes),
           ...(seconds !== undefined && { 'retry-after': String(seconds) }),
         });
-        send(response, pieces);
+        send(response, pieces, bytes);
       },
     };
   }
@@ -145,8 +146,8 @@ export function createEndpoints({ router, routes, env, web, stopping, failed }: 
 }
 
 /** Sends a small answer in one write, which is quicker, and a large one without joining its pieces. */
-function send(response: ServerResponse, pieces: readonly string[]): void {
-  if (pieces.reduce((sum, { length }) => sum + length, 0) <= MAX_JOINED) return void response.end(pieces.join(''));
+function send(response: ServerResponse, pieces: readonly string[], bytes: number): void {
+  if (bytes <= MAX_JOINED_BYTES) return void response.end(pieces.join(''));
   response.cork();
   for (const piece of pieces) response.write(piece);
   response.end();

@@ -2,9 +2,14 @@
 class ReadyJson {
   constructor(readonly pieces: readonly string[]) {}
 
-  /** The JSON text, for callers that embed it, such as a batch of calls. */
+  /** Joining a single piece would copy it. */
+  get text(): string {
+    return this.pieces.length === 1 ? this.pieces[0]! : this.pieces.join('');
+  }
+
+  /** For callers that embed the answer, such as a batch of calls. */
   toJSON(): unknown {
-    return JSON.parse(this.pieces.join(''));
+    return JSON.parse(this.text);
   }
 }
 
@@ -20,7 +25,5 @@ export const piecesOfReady = (answer: unknown): readonly string[] | undefined =>
   answer instanceof ReadyJson ? answer.pieces : undefined;
 
 /** Returns the JSON of an answer made by `readyJson`; undefined for any other. */
-export function textOfReady(answer: unknown): string | undefined {
-  const pieces = piecesOfReady(answer);
-  return pieces?.length === 1 ? pieces[0] : pieces?.join('');
-}
+export const textOfReady = (answer: unknown): string | undefined =>
+  answer instanceof ReadyJson ? answer.text : undefined;
