@@ -145,12 +145,8 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
       status: async ({ input }) => flush.status(input.date),
       async drain({ input: { merchantIds } }) {
-        const drained = await (merchantIds ? flush.drainMerchants(merchantIds) : flush.drainAll());
-        return {
-          recordsAggregated: drained.inserted,
-          complete: drained.errors.length === 0,
-          asOf: new Date(drained.asOf).toISOString(),
-        };
+        const { inserted, complete, asOf } = await flush.drainForReader(merchantIds);
+        return { recordsAggregated: inserted, complete, asOf: new Date(asOf).toISOString() };
       },
     },
     keys: {

@@ -148,3 +148,19 @@ test('events of a merchant that was being corrected are flushed as soon as it is
   await until('the events of all merchants are counted', counted);
   await flusher.close();
 });
+
+test('a reader is answered while the flush is behind, and told from when on events may be missing', async () => {
+  ingest = await startIngest({ POSTGRES_POOL_SIZE: '4' });
+  const day = { startDate: '2026-11-22', endDate: '2026-11-22' };
+  await ingest.admin.usage.record.mutate({ entries: [{ id: 'e', merchantId: 'm1', metrics: { prompt_tokens: '1' } }] });
+  ingest.clock.now = Date.now() + 60_000;
+  const acknowledged = ingest.clock.now - (await ingest.flush.lagMs());
+  // Nothing of the merchant is counted meanwhile.
+  const answers = await ingest.db.journal.exclusively(['m1'], async () =>
+    Promise.all([ingest.admin.flush.drain.mutate({ merchantIds: ['m1'] }), ingest.admin.flush.drain.mutate({})]),
+  );
+  const partial = { recordsAggregated: 0, complete: false, asOf: new Date(acknowledged).toISOString() };
+  expect(answers).toEqual([partial, partial]);
+  expect(await ingest.admin.flush.drain.mutate({})).toMatchObject({ complete: true });
+  expect((await ingest.admin.reconcile.check.query(day)).balanced).toBe(true);
+});

@@ -20,6 +20,11 @@ export type Flush = {
   drainAll(): Promise<DrainReport>;
   drainMerchants(merchantIds: readonly string[]): Promise<DrainReport>;
   /**
+   * Drains these merchants, or all, for a reader of Postgres. Answers after 2 s without the rest while the flush is
+   * behind; the flush continues. `asOf` is then the time of the oldest pending event.
+   */
+  drainForReader(merchantIds?: readonly string[]): Promise<{ inserted: number; complete: boolean; asOf: number }>;
+  /**
    * Flushes the shards of these merchants, without listing all shards, and waits for at most 2 s; a longer flush
    * continues in the background. Returns true if everything pending was flushed. Never throws.
    */
@@ -34,10 +39,14 @@ export type Flush = {
   status(date?: Day): Promise<FlushStatus>;
   /** Returns the age of the oldest pending event, in milliseconds; 0 without one. */
   lagMs(): Promise<number>;
+  /** Returns true while the oldest pending event is older than 10 s. */
+  isBehind(): Promise<boolean>;
 };
 
 /** How long readers wait for a flush. */
 const SOON_MS = 2_000;
+/** While the oldest pending event is older, the flush is behind: waiting for it takes long, and so does comparing. */
+const BEHIND_MS = 10_000;
 /** How long a caller who flushes one merchant waits. */
 const MERCHANT_MS = 10_000;
 
@@ -149,10 +158,23 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     };
   };
 
+  const allShards = Array.from({ length: counters.keys.shards }, (_, shard) => shard);
+  /** The time of the oldest pending event of some shards; Infinity without one. */
+  const oldestAt = async (shards: readonly number[]) => {
+    const oldest = (await counters.oldestItemIds(shards)).filter((id) => id !== null);
+    return Math.min(...oldest.map((id) => Number(id.split('-')[0])));
+  };
   const lagMs = async () => {
-    const allShards = Array.from({ length: counters.keys.shards }, (_, shard) => shard);
-    const oldest = (await counters.oldestItemIds(allShards)).filter((id) => id !== null);
-    return oldest.reduce((lag, id) => Math.max(lag, now() - Number(id.split('-')[0]), 1), 0);
+    const oldest = await oldestAt(allShards);
+    return oldest === Number.POSITIVE_INFINITY ? 0 : Math.max(now() - oldest, 1);
+  };
+  const drainForReader: Flush['drainForReader'] = async (merchantIds) => {
+    const drained = merchantIds ? drainMerchants(merchantIds) : drainAll();
+    const shards = merchantIds?.map((merchantId) => counters.keys.shardOf(merchantId)) ?? allShards;
+    const report =
+      (await within(SOON_MS, drained)) ?? (now() - (await oldestAt(shards)) > BEHIND_MS ? undefined : await drained);
+    if (report?.errors.length === 0) return { inserted: report.inserted, complete: true, asOf: report.asOf };
+    return { inserted: report?.inserted ?? 0, complete: false, asOf: Math.min(await oldestAt(shards), now()) };
   };
   /** Merchants with pending events, including those of the previous release. */
   const waiting = async () => new Set([...(await counters.waitingMerchants()), ...(await oldLayout.merchants())]);
@@ -160,9 +182,11 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
   return {
     drainAll,
     drainMerchants,
+    drainForReader,
     flushSoon,
     run,
     lagMs,
+    isBehind: async () => (await lagMs()) > BEHIND_MS,
 
     async range(startDate, endDate) {
       const results: (FlushResult & { date: Day })[] = [];

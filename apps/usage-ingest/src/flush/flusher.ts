@@ -15,7 +15,7 @@ export type FlusherOptions = {
   counters: Counters;
   oldLayout: OldLayout;
   drain: Drain;
-  flush: Pick<Flush, 'lagMs'>;
+  flush: Pick<Flush, 'lagMs' | 'isBehind'>;
   repair: Repair;
   window: DeduplicationWindow;
   /** Repairs totals that are known to be stale. */
@@ -34,16 +34,20 @@ const LEFT_OUT_MS = 20;
 /** The interval of checks for lost totals and of the memory of ids. */
 const LOOK_MS = 1_000;
 
-/** A comparison reads for every group of merchants what waits in their shard, so that must be little. */
-const CAUGHT_UP_MS = 10_000;
+/** How long repairs and comparisons wait for a flush that is behind: one shard may fail for long. */
+const CATCH_UP_MS = 600_000;
 
 /**
- * Resolves once the oldest pending event is at most 10 s old: with a million waiting, comparing 50,000 merchants needs the
- * CPU and the locks that the flush needs, too. Resolves after `mostMs` in any case: the flush may be behind for ever.
+ * Resolves once the flush is no longer behind, or after `mostMs`. Repairs and comparisons read for every group of
+ * merchants what waits in their shard, and take locks that the flush needs: beside a large backlog both would be slow.
  */
-export async function caughtUp({ lagMs }: Pick<Flush, 'lagMs'>, mostMs: number, stopping: () => boolean) {
+export async function caughtUp(
+  { isBehind }: Pick<Flush, 'isBehind'>,
+  stopping: () => boolean,
+  mostMs = CATCH_UP_MS,
+): Promise<void> {
   const began = performance.now();
-  while (!stopping() && performance.now() - began < mostMs && (await lagMs()) > CAUGHT_UP_MS) await pause(LOOK_MS);
+  while (!stopping() && performance.now() - began < mostMs && (await isBehind())) await pause(LOOK_MS);
 }
 
 /**
@@ -54,6 +58,7 @@ export function startFlusher(options: FlusherOptions): Loop {
   const { counters, oldLayout, drain, flush, repair, window, metrics, log } = options;
   const name = randomUUID();
   let stopping = false;
+  const isStopping = () => stopping;
   const loop = (what: string, intervalMs: number, work: () => Promise<void>) =>
     startLoop(intervalMs, work, failureLog(log, `${what} failed; it is tried again`));
 
@@ -89,12 +94,15 @@ export function startFlusher(options: FlusherOptions): Loop {
     loop('repair of totals', options.intervalMs, async () => {
       const since = performance.now();
       const { errors } = await oldLayout.drain();
+      await caughtUp(flush, isStopping);
       await options.settle();
       options.onSettled(since);
       if (errors.length > 0) throw new Error(`${errors[0]!.key}: ${errors[0]!.message}`);
     }),
     loop('repair after a restart of redis', LOOK_MS, async () => {
-      const repaired = await repair.afterRestart(() => stopping);
+      // Until they are repaired, totals are answered from Postgres and what waits.
+      if ((await repair.unrepaired()) > 0) await caughtUp(flush, isStopping);
+      const repaired = await repair.afterRestart(isStopping);
       if (repaired > 0) log.info({ merchants: repaired }, 'totals of redis repaired');
     }),
     loop('deduplication window', LOOK_MS, async () => {
@@ -103,7 +111,7 @@ export function startFlusher(options: FlusherOptions): Loop {
       metrics.windowBytes.set(bytes);
     }),
     loop('reconciliation', options.hourlyMs, async () => {
-      await caughtUp(flush, options.hourlyMs, () => stopping);
+      await caughtUp(flush, isStopping);
       if (!stopping) await options.reconcile();
     }),
   ];
