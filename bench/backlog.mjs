@@ -5,28 +5,36 @@ import { memoryOf } from './cpu.mjs';
 import { load } from './load.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// Measures calls about a merchant with a backlog: all its events wait in one shard, whose lease another process holds,
-// so that no call can flush them. Then the lease ends and the backlog is flushed. Time and memory of each. BENCH_EVENTS
-// (1000000): pending events.
+// Measures calls about a merchant with a backlog: the lease of all shards is held by another process, so that no call can
+// flush what waits. Then the lease ends and the backlog is flushed. Time and memory of each. BENCH_EVENTS (1000000):
+// pending events. BENCH_MERCHANTS (1,50000): merchants that have them, in a run each; with one, all wait in one shard.
 const EVENTS = Number(process.env.BENCH_EVENTS ?? 1_000_000);
+const RUNS = (process.env.BENCH_MERCHANTS ?? '1,50000').split(',').map(Number);
 const BATCH = 1_000;
-const MERCHANT = 'busy';
+const MERCHANT = 'm0';
 const today = new Date().toISOString().slice(0, 10);
 const day = { startDate: today, endDate: today };
 
-const rows = await withServers((servers) =>
-  withService('usage-ingest', servers, { ENABLE_FLUSH: 'false' }, async (service) => {
+const rows = [];
+for (const merchants of RUNS) rows.push(...(await withServers((servers) => run(servers, merchants))));
+console.log(machine());
+console.table(rows);
+const result = { machine: machine(), date: today, events: EVENTS, rows };
+await writeFile(new URL('results/backlog.json', import.meta.url), `${JSON.stringify(result, null, 2)}\n`);
+
+function run(servers, merchants) {
+  return withService('usage-ingest', servers, { ENABLE_FLUSH: 'false' }, async (service) => {
     const ingest = createIngestClient({ url: service.url, key: KEY });
     const db = await openDb(servers.databaseUrl);
     const shards = Array.from({ length: 64 }, (_, shard) => shard);
     const lease = await db.shards.take(shards, shards.length, 'bench', 3_600_000);
-    await fill(service.port);
+    await fill(service.port, merchants);
     const measured = [];
     const measure = async (call, work) => {
       const started = performance.now();
       const peak = watch(service.pid);
       const answer = await work().catch((error) => ({ error: error.message }));
-      const row = { call, seconds: seconds(started), 'most MiB': await peak(), answer: brief(answer) };
+      const row = { merchants, call, seconds: seconds(started), 'most MiB': await peak(), answer: brief(answer) };
       measured.push(row);
       console.table([row]);
     };
@@ -45,24 +53,22 @@ const rows = await withServers((servers) =>
     await measure('usage.void', () => ingest.usage.void.mutate({ merchantId: MERCHANT, id: '0-0', reason: 'a bench' }));
     await measure('reconcile.check', () => ingest.reconcile.check.query(day));
     await db.shards.release(lease);
+    await measure('flush.beforeRead', () => ingest.flush.beforeRead.mutate({}));
     await measure('flush.drain', () => ingest.flush.drain.mutate({}));
     await measure('reconcile.check, flushed', () => ingest.reconcile.check.query(day));
     await db.close();
     return measured;
-  }),
-);
-console.log(machine());
-console.table(rows);
-const result = { machine: machine(), date: today, events: EVENTS, rows };
-await writeFile(new URL('results/backlog.json', import.meta.url), `${JSON.stringify(result, null, 2)}\n`);
+  });
+}
 
 /** Records the events, each with an id and a user of its own. */
-async function fill(port) {
+async function fill(port, merchants) {
   const size = EVENTS / BATCH;
   let batch = 0;
   const bodyOf = () => {
     const entries = Array.from({ length: BATCH }, (_, at) => ({
-      ...{ id: `${batch}-${at}`, merchantId: MERCHANT, userId: `u${batch % 100}-${at}`, model: `m${at % 8}` },
+      ...{ id: `${batch}-${at}`, merchantId: `m${(batch * BATCH + at) % merchants}` },
+      ...{ userId: `u${batch % 100}-${at}`, model: `m${at % 8}` },
       metrics: { prompt_tokens: '7', cost: '0.001' },
     }));
     batch++;

@@ -55,7 +55,7 @@ export function createFreshness({
   const drain = coalesceBy(async (merchantIds: readonly string[] | undefined) => {
     // A list too long for one request is answered by flushing all merchants.
     const some = merchantIds && merchantIds.length <= 1000 ? { merchantIds: [...merchantIds] } : {};
-    return ingest.flush.drain.mutate(some);
+    return ingest.flush.beforeRead.mutate(some);
   }, gather);
 
   /** A filter names values; values beyond the limit are not in rollups under their name. */

@@ -19,7 +19,7 @@ export function createDrain({
 
   async function drain(merchantId: string | null): Promise<Drained> {
     try {
-      const { complete, asOf } = await ingest.flush.drain.mutate(
+      const { complete, asOf } = await ingest.flush.beforeRead.mutate(
         merchantId === null ? {} : { merchantIds: [merchantId] },
       );
       return { complete, asOf };

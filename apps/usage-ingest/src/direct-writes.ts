@@ -1,6 +1,6 @@
 /**
  * Knows the merchants whose events this process lately wrote directly to Postgres: until their totals in Redis are
- * repaired, those are too low.
+ * repaired, or distrusted by all readers, those are too low.
  */
 export type DirectWrites = {
   /** Runs a write of events of these merchants. */
@@ -11,7 +11,7 @@ export type DirectWrites = {
   settled(since: number): void;
 };
 
-/** After a direct write, totals are repaired within seconds. A write that failed may still be committed for so long. */
+/** Seconds after a direct write, all readers distrust the totals. A write that failed may still be committed for so long. */
 const BEHIND_MS = 60_000;
 /** From this many merchants on, expired ones are removed. */
 const MAX_MERCHANTS = 100_000;

@@ -145,9 +145,10 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
       },
       status: async ({ input }) => flush.status(input.date),
       async drain({ input: { merchantIds } }) {
-        const { inserted, complete, asOf } = await flush.drainForReader(merchantIds);
-        return { recordsAggregated: inserted, complete, asOf: new Date(asOf).toISOString() };
+        const report = await (merchantIds ? flush.drainMerchants(merchantIds) : flush.drainAll());
+        return flushed({ ...report, complete: report.errors.length === 0 });
       },
+      beforeRead: async ({ input: { merchantIds } }) => flushed(await flush.drainForReader(merchantIds)),
     },
     keys: {
       create: async ({ input, caller }) => keys.create(input, caller),
@@ -208,4 +209,8 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
     },
     ...parts.sources.handlers,
   };
+}
+
+function flushed({ inserted, complete, asOf }: { inserted: number; complete: boolean; asOf: number }) {
+  return { recordsAggregated: inserted, complete, asOf: new Date(asOf).toISOString() };
 }

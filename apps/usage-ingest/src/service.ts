@@ -60,7 +60,14 @@ import { createPrices } from './prices/prices.ts';
 import { createPriceRegistry } from './prices/registry.ts';
 import { createRerate } from './prices/rerate.ts';
 import { createRecentEntries } from './recent.ts';
-import { createReconcile, createRepair, presentDrift, presentMeterDrift, type Reconcile } from './reconcile/index.ts';
+import {
+  createReconcile,
+  createRepair,
+  presentDrift,
+  presentMeterDrift,
+  type Reconcile,
+  type Repair,
+} from './reconcile/index.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
@@ -86,6 +93,7 @@ export type IngestService = {
   redis: RedisClient;
   keys: RedisKeys;
   window: DeduplicationWindow;
+  repair: Repair;
   reconcile: Reconcile;
 };
 
@@ -431,5 +439,5 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     readiness,
   });
   sources.start();
-  return { app, flush, derive, deriveMeters, db, redis, keys, window, reconcile };
+  return { app, flush, derive, deriveMeters, db, redis, keys, window, repair, reconcile };
 }

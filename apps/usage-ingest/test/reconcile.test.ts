@@ -75,3 +75,23 @@ test('totals that Redis lost are repaired by the hourly pass, and are no drift',
   expect((await ingest.admin.usage.current.query({ merchantId: 'merchant-2' })).metrics).toEqual(metrics);
   expect(await ingest.admin.reconcile.check.query(RANGE)).toMatchObject({ balanced: true, merchantsChecked: 12 });
 });
+
+test('totals that are known to be wrong are answered from Postgres, in every process, until they are repaired', async () => {
+  await ingest.repair.afterRestart();
+  const merchantId = 'merchant-3';
+  const requests = async () => (await ingest.admin.usage.current.query({ merchantId, date: DAY })).metrics.requests;
+  const total = ingest.keys.total(merchantId, DAY);
+  const inRedis = async () => (await ingest.redis.get(`${total.prefix}requests${total.suffix}`))!;
+  const before = await requests();
+  expect(before).toBe(await inRedis());
+  // Another process wrote it, while Redis did not answer that one.
+  const line = { merchant_id: merchantId, date: DAY, id: 'direct', time: Date.parse(DAY), requests: '1' };
+  await ingest.db.journal.append({ source: 'direct', lines: [{ ...line, origin: 'direct' }] });
+  await ingest.repair.distrust();
+  const after = String(BigInt(before!) + 1n);
+  expect([await requests(), await inRedis()]).toEqual([after, before]);
+  await ingest.reconcile.settle();
+  await ingest.repair.distrust();
+  expect([await requests(), await inRedis()]).toEqual([after, after]);
+  expect(await ingest.redis.keys('usage-shard:*:stale')).toEqual([]);
+});

@@ -83,6 +83,11 @@ export const IdConflict = z.object({
 });
 export type IdConflict = z.infer<typeof IdConflict>;
 
+/** Merchants that the caller may name; without them, all. */
+const MerchantsToFlush = z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }).prefault({});
+/** `complete`: everything acknowledged before `asOf` is in Postgres, and that is the time of the call. */
+const Flushed = z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: StoredTime });
+
 /** A running total checked after the drain. */
 export const TotalMismatch = z.object({
   merchantId: z.string(),
@@ -571,15 +576,21 @@ export const ingest = {
         lagMs: z.number().nullable(),
       }),
     }),
-    /**
-     * Flushes what was acknowledged before the call, of all merchants that the caller may name. Readers call it before
-     * they read.
-     */
     drain: mutation({
       summary: 'Flushes everything that was acknowledged before the call.',
       access: 'internal',
-      input: z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }).prefault({}),
-      output: z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: StoredTime }),
+      input: MerchantsToFlush,
+      output: Flushed,
+    }),
+    /**
+     * The same for readers of Postgres, which call it first: while the oldest waiting event is older than 10 s, it
+     * answers after 2 s, and `asOf` is the time of that event.
+     */
+    beforeRead: mutation({
+      summary: 'Flushes before a read, without waiting for a large backlog.',
+      access: 'internal',
+      input: MerchantsToFlush,
+      output: Flushed,
     }),
   },
   keys: {

@@ -1,4 +1,5 @@
--- Clears the mark of a merchant's day whose running totals were compared.
--- $1 merchant   $2 day   $3 time; a later mark stays
-delete from usage_stale_totals
-where merchant_id = $1 and date = $2 and marked_at <= $3
+-- Clears marks of merchants' days whose running totals were compared.
+-- $1 merchants   $2 days, one per merchant   $3 time; later marks stay
+delete from usage_stale_totals as mark
+using unnest($1::text[], $2::date[]) as compared (merchant_id, date)
+where mark.merchant_id = compared.merchant_id and mark.date = compared.date and mark.marked_at <= $3

@@ -27,7 +27,7 @@ export type DaysRead = {
   /** How often repeats were subtracted from totals of the shard. */
   subtractions: string;
   days: {
-    /** False if Redis restarted since the totals were last repaired. */
+    /** False if Redis restarted since the totals were last repaired, or they are known to be wrong. */
     trusted: boolean;
     totals: Map<string, Units>;
   }[];
@@ -63,6 +63,8 @@ export type Counters = {
    * restarted, or was emptied, since the repair began.
    */
   markRepaired(shard: number, run: string, step: 'begin' | 'end' | readonly string[]): Promise<void>;
+  /** Replaces the list of merchants whose totals are known to be wrong. */
+  distrust(merchantIds: readonly string[]): Promise<void>;
   /**
    * Returns for each shard the id of the run of Redis that holds it, and whether all its totals were repaired in it.
    * Asked every second: two commands, or on a cluster one for each master and shard.
@@ -70,6 +72,8 @@ export type Counters = {
   lives(): Promise<{ run: string; repaired: boolean }[]>;
   /** Yields pages of at most 100 totals of a date, over all merchants, or of one merchant. */
   scanTotals(date: Day, merchantId?: string): AsyncGenerator<LiveTotal[]>;
+  /** Returns the clock of Redis in milliseconds, by which items get their ids. */
+  time(): Promise<number>;
   /** Returns the id of the newest item of each of these shards; null if empty. */
   newestItems(shards: readonly number[]): Promise<(string | null)[]>;
   /** Returns the id of the oldest item of each of these shards; null if empty. */
@@ -236,7 +240,7 @@ export function createCounters(
         const { prefix, suffix } = keys.total(merchantId, date);
         return [merchantId, prefix, suffix, metricTypes.join(',')];
       });
-      const all = [keys.journal(shard), keys.subtractions(shard), keys.life(shard), ...own];
+      const all = [keys.journal(shard), keys.subtractions(shard), keys.life(shard), keys.stale(shard), ...own];
       const answer = await redis.readDays(all.length, ...all, repaired.prefix, repaired.suffix, ...args);
       const [lastItem, subtractions, ...read] = answer;
       return {
@@ -264,6 +268,19 @@ export function createCounters(
       const { prefix, suffix } = keys.repaired(shard);
       const [name, merchantIds] = typeof step === 'string' ? [step, []] : ['merchants', step];
       await redis.markRepaired(keys.life(shard), prefix, suffix, name, run, ...merchantIds);
+    },
+
+    async distrust(merchantIds) {
+      const lists = Array.from({ length: keys.shards }, (): string[] => []);
+      for (const merchantId of merchantIds) lists[keys.shardOf(merchantId)]!.push(merchantId);
+      await Promise.all(
+        lists.map(async (list, shard) => {
+          const replacing = redis.multi().unlink(keys.stale(shard));
+          const answers = await (list.length > 0 ? replacing.sadd(keys.stale(shard), list) : replacing).exec();
+          const failed = answers?.find(([error]) => error);
+          if (failed) throw failed[0];
+        }),
+      );
     },
 
     async lives() {
@@ -302,6 +319,11 @@ export function createCounters(
           if (page.length > 0) yield page;
         } while (cursor !== '0');
       }
+    },
+
+    async time() {
+      const [seconds, microseconds] = await redis.time();
+      return Number(seconds) * 1000 + Math.floor(Number(microseconds) / 1000);
     },
 
     newestItems: (shards) => itemIds(shards, 'newest'),

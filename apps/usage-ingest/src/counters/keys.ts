@@ -33,6 +33,8 @@ export type RedisKeys = {
   subtractions(shard: number): string;
   /** The run of Redis in which all totals of the shard were last repaired. */
   life(shard: number): string;
+  /** The merchants whose totals are known to be wrong. */
+  stale(shard: number): string;
   /** The merchants repaired in one run of Redis, as the parts before and after the id of the run. */
   repaired(shard: number): { prefix: string; suffix: string };
 };
@@ -89,6 +91,7 @@ export function createRedisKeys({
     registry: (shard) => ofShard(shard, 'registry'),
     subtractions: (shard) => ofShard(shard, 'subtractions'),
     life: (shard) => ofShard(shard, 'life'),
+    stale: (shard) => ofShard(shard, 'stale'),
     repaired: (shard) => parts(shard, 'repaired'),
   };
 }

@@ -159,22 +159,20 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
   };
 
   const allShards = Array.from({ length: counters.keys.shards }, (_, shard) => shard);
-  /** The time of the oldest pending event of some shards; Infinity without one. */
-  const oldestAt = async (shards: readonly number[]) => {
-    const oldest = (await counters.oldestItemIds(shards)).filter((id) => id !== null);
-    return Math.min(...oldest.map((id) => Number(id.split('-')[0])));
+  /** When the oldest pending event of some shards was recorded, and how long ago, by the clock of Redis. */
+  const oldestOf = async (shards: readonly number[]) => {
+    const [ids, time] = await Promise.all([counters.oldestItemIds(shards), counters.time()]);
+    const at = Math.min(...ids.filter((id) => id !== null).map((id) => Number(id.split('-')[0])));
+    return { at, ageMs: at === Number.POSITIVE_INFINITY ? 0 : Math.max(time - at, 1) };
   };
-  const lagMs = async () => {
-    const oldest = await oldestAt(allShards);
-    return oldest === Number.POSITIVE_INFINITY ? 0 : Math.max(now() - oldest, 1);
-  };
+  const lagMs = async () => (await oldestOf(allShards)).ageMs;
   const drainForReader: Flush['drainForReader'] = async (merchantIds) => {
     const drained = merchantIds ? drainMerchants(merchantIds) : drainAll();
     const shards = merchantIds?.map((merchantId) => counters.keys.shardOf(merchantId)) ?? allShards;
-    const report =
-      (await within(SOON_MS, drained)) ?? (now() - (await oldestAt(shards)) > BEHIND_MS ? undefined : await drained);
+    let report = await within(SOON_MS, drained);
+    if (!report && (await oldestOf(shards)).ageMs <= BEHIND_MS) report = await drained;
     if (report?.errors.length === 0) return { inserted: report.inserted, complete: true, asOf: report.asOf };
-    return { inserted: report?.inserted ?? 0, complete: false, asOf: Math.min(await oldestAt(shards), now()) };
+    return { inserted: report?.inserted ?? 0, complete: false, asOf: Math.min((await oldestOf(shards)).at, now()) };
   };
   /** Merchants with pending events, including those of the previous release. */
   const waiting = async () => new Set([...(await counters.waitingMerchants()), ...(await oldLayout.merchants())]);

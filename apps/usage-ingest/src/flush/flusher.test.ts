@@ -9,14 +9,14 @@ function flushBehind(times: number) {
 
 test('comparisons wait until the flush has caught up', async () => {
   const flush = flushBehind(2);
-  await caughtUp(flush, () => false);
+  await caughtUp(flush, 3_600_000, () => false);
   expect(flush.looks).toBe(3);
 });
 
 test('comparisons wait neither longer than they may, nor for a process that stops', async () => {
   const flush = flushBehind(10);
-  await caughtUp(flush, () => false, 1);
+  await caughtUp(flush, 1, () => false);
   expect(flush.looks).toBe(1);
-  await caughtUp(flush, () => flush.looks > 1);
+  await caughtUp(flush, 3_600_000, () => flush.looks > 1);
   expect(flush.looks).toBe(2);
 });

@@ -34,18 +34,11 @@ const LEFT_OUT_MS = 20;
 /** The interval of checks for lost totals and of the memory of ids. */
 const LOOK_MS = 1_000;
 
-/** How long repairs and comparisons wait for a flush that is behind: one shard may fail for long. */
-const CATCH_UP_MS = 600_000;
-
 /**
- * Resolves once the flush is no longer behind, or after `mostMs`. Repairs and comparisons read for every group of
- * merchants what waits in their shard, and take locks that the flush needs: beside a large backlog both would be slow.
+ * Resolves once the flush is no longer behind, or after `mostMs`: a comparison reads for every group of merchants what
+ * waits in their shard, and takes locks that the flush needs. Beside a large backlog both would be slow.
  */
-export async function caughtUp(
-  { isBehind }: Pick<Flush, 'isBehind'>,
-  stopping: () => boolean,
-  mostMs = CATCH_UP_MS,
-): Promise<void> {
+export async function caughtUp({ isBehind }: Pick<Flush, 'isBehind'>, mostMs: number, stopping: () => boolean) {
   const began = performance.now();
   while (!stopping() && performance.now() - began < mostMs && (await isBehind())) await pause(LOOK_MS);
 }
@@ -94,14 +87,16 @@ export function startFlusher(options: FlusherOptions): Loop {
     loop('repair of totals', options.intervalMs, async () => {
       const since = performance.now();
       const { errors } = await oldLayout.drain();
-      await caughtUp(flush, isStopping);
-      await options.settle();
-      options.onSettled(since);
+      // Repairs take the locks that a flush with a backlog needs; until then, readers distrust these totals.
+      if (!(await flush.isBehind())) {
+        await options.settle();
+        options.onSettled(since);
+      }
       if (errors.length > 0) throw new Error(`${errors[0]!.key}: ${errors[0]!.message}`);
     }),
+    loop('marks of wrong totals', LOOK_MS, repair.distrust),
     loop('repair after a restart of redis', LOOK_MS, async () => {
-      // Until they are repaired, totals are answered from Postgres and what waits.
-      if ((await repair.unrepaired()) > 0) await caughtUp(flush, isStopping);
+      if (await flush.isBehind()) return;
       const repaired = await repair.afterRestart(isStopping);
       if (repaired > 0) log.info({ merchants: repaired }, 'totals of redis repaired');
     }),
@@ -111,7 +106,7 @@ export function startFlusher(options: FlusherOptions): Loop {
       metrics.windowBytes.set(bytes);
     }),
     loop('reconciliation', options.hourlyMs, async () => {
-      await caughtUp(flush, isStopping);
+      await caughtUp(flush, options.hourlyMs, isStopping);
       if (!stopping) await options.reconcile();
     }),
   ];

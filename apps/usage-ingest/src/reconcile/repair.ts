@@ -11,6 +11,8 @@ export type Repair = {
    * trying all others.
    */
   days(days: readonly MerchantDay[]): Promise<void>;
+  /** Makes readers of Redis distrust totals that are known to be wrong, until a call after their repair. */
+  distrust(): Promise<void>;
   /**
    * Repairs all totals that Redis may have lost: of shards whose Redis restarted, or was emptied, since their last
    * repair. Merchants with pending events come first, then those of today. Returns how many merchants it repaired.
@@ -36,6 +38,8 @@ export function createRepair(options: {
 }): Repair {
   const { counters, pending, db, now, fault } = options;
   const { keys } = counters;
+  /** False at first: an earlier process may have left some. */
+  let nothingDistrusted = false;
 
   const liveDays = () => eachDay(addDays(dayOf(now()), -LIVE_DAYS), addDays(dayOf(now()), 1));
 
@@ -113,13 +117,20 @@ export function createRepair(options: {
         try {
           const kept = own.filter((day) => live.has(day.date));
           if (kept.length > 0) await repairDays(shard, kept);
-          for (const day of own) await db.books.settled(day, before);
+          await db.books.settled(own, before);
         } catch (error) {
           // One shard that cannot be compared now must not delay the others.
           failures.push(error);
         }
       }
       if (failures.length > 0) throw failures[0];
+    },
+
+    async distrust() {
+      const merchants = await db.books.staleMerchants();
+      if (merchants.length === 0 && nothingDistrusted) return;
+      await counters.distrust(merchants);
+      nothingDistrusted = merchants.length === 0;
     },
 
     unrepaired: async () => (await shardsToRepair()).size,

@@ -65,8 +65,10 @@ export type BooksStore = {
   suspects(merchantId: string, date: Day, limit: number, transaction: Executor): Promise<{ id: string; why: string }[]>;
   /** Returns merchants' days whose running totals are known to be too low or too high. */
   staleTotals(limit: number): Promise<MerchantDay[]>;
-  /** Clears such a mark unless it was set again after `before`. */
-  settled(day: MerchantDay, before: Date): Promise<void>;
+  /** Returns all merchants that have such days. */
+  staleMerchants(): Promise<string[]>;
+  /** Clears such marks, except those that were set again after `before`. */
+  settled(days: readonly MerchantDay[], before: Date): Promise<void>;
   /** Returns the clock of Postgres, for `settled`. */
   now(): Promise<Date>;
 };
@@ -170,8 +172,13 @@ export function createBooksStore(dataSource: DataSource): BooksStore {
       const rows = await runSql(dataSource, 'stale-totals', [limit], Row);
       return rows.map((row) => ({ merchantId: row.merchant_id, date: row.date }));
     },
-    async settled({ merchantId, date }, before) {
-      await dataSource.query(sql('settle-totals'), [merchantId, date, before]);
+    async staleMerchants() {
+      const rows = await runSql(dataSource, 'stale-merchants', [], z.object({ merchant_id: z.string() }));
+      return rows.map((row) => row.merchant_id);
+    },
+    async settled(days, before) {
+      const [merchantIds, dates] = [days.map((day) => day.merchantId), days.map((day) => day.date)];
+      await dataSource.query(sql('settle-totals'), [merchantIds, dates, before]);
     },
     async now() {
       const [row] = await runSql(dataSource, 'clock', [], z.object({ now: z.date() }));
