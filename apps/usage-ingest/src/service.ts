@@ -293,6 +293,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     db,
     drain: flush.drainAll,
     flushOf: flush.flushSoon,
+    isBehind: flush.isBehind,
     now,
   });
   const deriveAll = async () => {

@@ -18,8 +18,12 @@ export type ReconcileOptions = {
   db: Pick<Db, 'journal' | 'books' | 'checks' | 'cubes' | 'deadLetters' | 'meters'>;
   /** Flushes all pending events. */
   drain(): Promise<unknown>;
-  /** Flushes pending events of the shards of these merchants, for a bounded time. Never throws. */
-  flushOf(merchantIds: readonly string[]): Promise<unknown>;
+  /**
+   * Flushes pending events of the shards of these merchants, or of all, for a bounded time. Returns true if all are
+   * flushed. Never throws.
+   */
+  flushOf(merchantIds?: readonly string[]): Promise<boolean>;
+  isBehind(): Promise<boolean>;
   now: () => number;
 };
 
@@ -57,7 +61,8 @@ type Scope = { startDate: Day; endDate: Day; merchantIds?: readonly string[] | u
 export type Reconcile = {
   /**
    * Compares all stored forms of merchants and days, event by event where they differ. Live traffic makes no drift.
-   * Ends once `isGone` returns that nobody waits for it. Throws UNAVAILABLE if the flush is behind.
+   * Ends once `isGone` returns that nobody waits for it. Throws UNAVAILABLE if the flush is behind: without a list of
+   * merchants at once, with one if too much waits in their shards.
    */
   check(scope: Scope, isGone?: () => boolean): Promise<CheckReport>;
   /**
@@ -97,7 +102,7 @@ type Checked = { drift: Drift[]; unrepaired: Drift[]; numbers: number };
  * merchant's flush lock is held meanwhile, so no event moves between them.
  */
 export function createReconcile(options: ReconcileOptions): Reconcile {
-  const { counters, oldLayout, pending, repair, db, drain, flushOf, now } = options;
+  const { counters, oldLayout, pending, repair, db, drain, flushOf, isBehind, now } = options;
   const { shardOf } = counters.keys;
   const isLive = (date: Day) => date >= addDays(dayOf(now()), -LIVE_DAYS) && date <= addDays(dayOf(now()), 1);
 
@@ -198,6 +203,12 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
   const meterCheck = createMeterCheck({ db, share: SHARE });
 
   const check: Reconcile['check'] = async (scope, isGone = () => false) => {
+    // Each group of merchants would read the backlog of its shard, and take locks that the flush needs.
+    if (!scope.merchantIds?.length && !(await flushOf()) && (await isBehind()))
+      throw new TallyError(
+        'UNAVAILABLE',
+        'Events wait longer than 10 s to be flushed. Compare a few merchants, or call again when fewer wait (flush.status).',
+      );
     await settle();
     return compare(scope, { isGone, repairMeters: false });
   };
