@@ -685,7 +685,7 @@ CREATE INDEX usage_admitted_values_date ON public.usage_admitted_values USING br
 
 table usage_change_log (
   xact xid8 not null default pg_current_xact_id(),
-  id bigint not null generated always as identity,
+  id bigint not null default (floor((random() * ('1000000000000000'::bigint)::double precision)))::bigint,
   at timestamp with time zone not null default clock_timestamp(),
   merchant_ids text[] not null,
   dates date[] not null,

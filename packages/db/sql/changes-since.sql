@@ -3,9 +3,11 @@
 -- All of them are visible: a transaction below the oldest running one has ended.
 -- $1 transaction   $2 id   $3 position in its row   $4 limit
 -- Returns at least one row: the end of the last row that readers get now, and whether the log has everything after $1.
--- It has not if that is pruned, or of another server, whose transactions had higher numbers.
+-- It has not if the row is unknown: pruned, or lost with a restore or a failover. Nor if transactions count from a lower
+-- number again, as on the server that a dump was restored to.
 select
-  ($1::xid8, $2::bigint) >= (start.xact, start.id) and $1::xid8 <= greatest(horizon.xact, start.xact) as is_kept,
+  $1::xid8 <= greatest(horizon.xact, start.xact)
+    and exists (select 1 from usage_change_log as known where (known.xact, known.id) = ($1::xid8, $2::bigint)) as is_kept,
   coalesce(last.xact, start.xact) as last_xact, coalesce(last.id, start.id) as last_id,
   coalesce(last.position, 0) as last_position,
   page.xact, page.id, page.position, page.merchant_id, page.date, page.at

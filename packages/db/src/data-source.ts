@@ -63,6 +63,7 @@ import { MeterYears1763856000570 } from './migrations/570-meter-years.ts';
 import { PeriodsOfMerchants1763856000571 } from './migrations/571-periods-of-merchants.ts';
 import { FlushSums1763856000580 } from './migrations/580-flush-sums.ts';
 import { BudgetsFoundByKeys1763856000615 } from './migrations/615-budgets-found-by-keys.ts';
+import { IdsOfChanges1763856000660 } from './migrations/660-ids-of-changes.ts';
 import { sql } from './run-sql.ts';
 
 export type DbOptions = {
@@ -199,6 +200,7 @@ export function createDataSource(url: string, options: DbOptions = {}): DataSour
       PeriodsOfMerchants1763856000571,
       FlushSums1763856000580,
       BudgetsFoundByKeys1763856000615,
+      IdsOfChanges1763856000660,
     ],
     // None is needed, and the role of the services may not be allowed to create one.
     installExtensions: false,

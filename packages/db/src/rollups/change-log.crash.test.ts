@@ -1,3 +1,4 @@
+import { execFileSync } from 'node:child_process';
 import { mkdtemp, rm } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -70,5 +71,34 @@ test('a reader misses nothing after a crash of Postgres, which gives numbers of 
   await withDb(async (again) => {
     for (const merchantId of ['after-1', 'after-2']) await append(again, merchantId);
     expect((await follow(again, place)).merchants).toEqual(['after-1', 'after-2']);
+  });
+});
+
+test('a reader starts over after a restore from a copy, whose transactions get the same numbers again', async () => {
+  const superuser = new pg.Client({ connectionString: servers.superuserUrl });
+  await superuser.connect();
+  const { rows } = await superuser.query(`select current_setting('data_directory') as data`);
+  await superuser.end();
+  const data: string = rows[0].data;
+  const copy = `${data}-copy`;
+  const appendFew = (prefix: string) =>
+    withDb(async (db) => {
+      for (const number of [1, 2, 3]) await append(db, `${prefix}-${number}`);
+    });
+
+  await appendFew('kept');
+  await servers.postgres!.stop();
+  execFileSync('cp', ['-a', data, copy]);
+  await servers.postgres!.start();
+  await appendFew('lost');
+  const { place } = await withDb((db) => follow(db));
+  await servers.postgres!.stop();
+  await rm(data, { recursive: true });
+  execFileSync('mv', [copy, data]);
+  await servers.postgres!.start();
+  await appendFew('new');
+  await withDb(async (db) => {
+    const expected = ['kept', 'new'].flatMap((prefix) => [1, 2, 3].map((number) => `${prefix}-${number}`));
+    expect((await follow(db, place)).merchants).toEqual(expect.arrayContaining(expected));
   });
 });
