@@ -198,6 +198,21 @@ describe('the explorer', () => {
     });
   });
 
+  test('shows every choice on a narrow screen', async () => {
+    await as(
+      keys.viewer,
+      async (page) => {
+        await open(page, '/app/explorer?by=user&and=model&compare=previous');
+        const ends = await page
+          .locator('main .tools > *')
+          .evaluateAll((controls) => controls.map((control) => control.getBoundingClientRect().right));
+        expect(ends.length).toBeGreaterThan(8);
+        expect(Math.max(...ends)).toBeLessThanOrEqual(320);
+      },
+      { viewport: { width: 320, height: 640 } },
+    );
+  });
+
   test('groups by two dimensions, as a list and as a pivot that adds up', async () => {
     const [models, users, pairs] = await Promise.all([
       analytics.analytics.breakdown.query({ ...week, by: 'model', limit: 8 }),

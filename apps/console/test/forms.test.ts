@@ -64,6 +64,40 @@ test('an event is voided from its explanation, with a reason that the audit log 
   });
 });
 
+test('a number is adjusted twice by the same amount, and a cancelled form is not asked about later', async () => {
+  const merchantId = 'adjusted twice';
+  await ingest.usage.record.mutate({
+    entries: [{ id: 'one', merchantId, time: `${yesterday}T12:00:00Z`, metrics: { cost: '5' } }],
+  });
+  const address = explainLink({ metric: 'cost', from: yesterday, to: yesterday, merchants: [merchantId] });
+  await as(keys.admin, async (page) => {
+    const asked: string[] = [];
+    page.on('dialog', (question) => {
+      asked.push(question.message());
+      void question.accept();
+    });
+    const dialog = page.locator('.dialog');
+    await open(page, address);
+    const adjust = page.getByRole('button', { name: 'Adjust', exact: true }).first();
+    for (const left of ['4', '3']) {
+      await adjust.click();
+      await dialog.getByLabel('Amount').fill('-1');
+      await dialog.getByLabel('Reason').fill('a credit');
+      await dialog.getByRole('button', { name: 'Adjust' }).click();
+      await expect.poll(() => numberIn(page, '.term[data-result] .value')).toBe(left);
+    }
+    await adjust.click();
+    await dialog.getByLabel('Amount').fill('-2');
+    await dialog.getByRole('button', { name: 'Cancel' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    await adjust.click();
+    await page.keyboard.press('Escape');
+    await dialog.waitFor({ state: 'detached' });
+    expect(asked).toEqual([]);
+    await expect.poll(() => page.evaluate('document.activeElement.textContent')).toBe('Adjust');
+  });
+});
+
 test('formulas are completed as they are typed', async () => {
   await as(keys.analyst, async (page) => {
     await open(page, '/app/custom-metrics');
@@ -554,6 +588,44 @@ test('what another editor changed of a budget stays', async () => {
   });
 });
 
+test('who edits is told once what somebody else changed since', async () => {
+  const { id } = await ingest.budgets.create.mutate({
+    ...{ name: 'Contested', measure: 'cost', limit: '5', period: 'day', enforcement: 'soft' },
+  });
+  const limitOf = async () => (await ingest.budgets.get.query({ id })).limit;
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/budgets?find=contested');
+    await page.getByRole('button', { name: 'Change Contested' }).click();
+    const dialog = page.getByRole('dialog', { name: 'Change Contested' });
+    await ingest.budgets.update.mutate({ id, limit: '70' });
+    await dialog.getByLabel('Limit').fill('6');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.getByText('Somebody changed this since you opened it: limit is now “70”.').waitFor();
+    expect(await limitOf()).toBe('70');
+    // What could not be saved is not lost by a key.
+    page.once('dialog', (question) => void question.dismiss());
+    await page.keyboard.press('Escape');
+    expect(await dialog.getByLabel('Limit').inputValue()).toBe('6');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    expect(await limitOf()).toBe('6');
+  });
+  const webhook = await engine.webhooks.create.mutate({ url: 'http://127.0.0.1:9/first', events: ['alert.fired'] });
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/webhooks');
+    await page.getByRole('button', { name: `Actions for ${webhook.url}` }).click();
+    await page.getByRole('menuitem', { name: 'Change' }).click();
+    const dialog = page.getByRole('dialog', { name: 'Change the webhook' });
+    await engine.webhooks.update.mutate({ id: webhook.id, events: ['alert.resolved'] });
+    await dialog.getByLabel('URL').fill('http://127.0.0.1:9/second');
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    const { rows } = await engine.webhooks.list.query();
+    expect(rows).toMatchObject([{ url: 'http://127.0.0.1:9/second', events: ['alert.resolved'] }]);
+  });
+  await engine.webhooks.remove.mutate({ id: webhook.id });
+});
+
 test('a dialog asks before it discards what was typed', async () => {
   await as(keys.admin, async (page) => {
     const asked: string[] = [];
@@ -609,6 +681,23 @@ test('an alert is made on the last of many budgets', async () => {
     await page.waitForSelector('tr:has-text("Watches the last"):has-text("The last one")');
     const { rows } = await engine.alerts.list.query();
     expect(rows.find(({ name }) => name === 'Watches the last')).toMatchObject({ target: last.id });
+  });
+});
+
+test('the page of budgets asks what is spent of those that it shows only', async () => {
+  await as(keys.viewer, async (page) => {
+    const asked: number[] = [];
+    page.on('request', (request) => {
+      if (request.url().includes('budgets.status')) asked.push(request.postDataJSON().ids.length);
+    });
+    await open(page, '/app/budgets');
+    const rows = page.getByRole('group', { name: 'Budgets' }).locator('tbody tr');
+    expect(await rows.count()).toBe(100);
+    await page.getByRole('button', { name: 'Load more' }).click();
+    await expect.poll(() => rows.count()).toBe(200);
+    await settle(page);
+    expect(await rows.last().locator('.spent').count()).toBe(1);
+    expect([...new Set(asked)]).toEqual([100, 200]);
   });
 });
 
@@ -712,6 +801,11 @@ describe('what is huge', () => {
         await page.keyboard.type(typed);
         await page.getByRole('option', { name: option }).click();
         await expect.poll(() => numberIn(page, 'tfoot td a')).toBe(costOf(id));
+        await page.keyboard.press('Escape');
+        const chip = page.getByRole('combobox', { name: 'Filter by merchant' });
+        await expect.poll(() => chip.innerText()).toBe(`Merchant ${option}`);
+        await page.reload();
+        await expect.poll(() => chip.innerText()).toBe(`Merchant ${option}`);
       }
     });
   });

@@ -532,6 +532,25 @@ describe('budgets', () => {
     for (const { id } of [named, scoped]) await ingest.admin.budgets.remove.mutate({ id });
   });
 
+  test('have a status each, or those that are asked for by their ids', async () => {
+    const [first, second, removed] = await Promise.all([create('10'), create('20'), create('30')]);
+    await ingest.admin.budgets.remove.mutate({ id: removed.id });
+    const other = await create('40', { scope: { merchantId: `${merchantId}-other` } });
+    const { key } = await ingest.admin.keys.create.mutate({ name: 'bound', role: 'viewer', merchantId });
+    const statusOf = async (client: IngestClient, asked: { id?: string; ids?: string[]; merchantId?: string }) =>
+      (await client.budgets.status.query(asked)).rows.map(({ budgetId }) => budgetId).sort();
+    const ids = [first, removed, other].map(({ id }) => id);
+    expect(await statusOf(ingest.admin, { ids })).toEqual([first.id, other.id].sort());
+    expect(await statusOf(ingest.admin, { ids: ids.map((id) => id.toUpperCase()), merchantId })).toEqual([first.id]);
+    expect(await statusOf(ingest.clientWith(key), { ids })).toEqual([first.id]);
+    expect(await statusOf(ingest.admin, { id: second.id.toUpperCase() })).toEqual([second.id]);
+    expect(await statusOf(ingest.admin, { id: second.id, ids })).toEqual([]);
+    expect(await statusOf(ingest.admin, { merchantId })).toEqual([first.id, second.id].sort());
+    await expect(ingest.admin.budgets.status.query({ ids: [] })).rejects.toMatchObject({
+      data: { code: 'INVALID_INPUT' },
+    });
+  });
+
   test('of another merchant do not exist for a bound key', async () => {
     const budget = await create('10');
     const { key } = await ingest.admin.keys.create.mutate({ name: 'bound', role: 'admin', merchantId: 'someone-else' });

@@ -13,6 +13,9 @@ export const MAX_BUDGETS = 5_000;
 /** The largest number of users and API keys with a team that `budgets.reserve` knows. */
 export const MAX_TEAM_MEMBERS = 100_000;
 
+/** The largest number of budgets that `budgets.status` takes by their ids. */
+export const MAX_STATUS_IDS = 1_000;
+
 /** The largest number of reservations, or settlements, per call. */
 export const MAX_RESERVATIONS_PER_CALL = 200;
 
@@ -230,10 +233,18 @@ export const budgets = {
     input: z.strictObject({ id: z.uuid() }),
     output: Budget,
   }),
+  /** All given filters hold at once. */
   status: query({
     summary: 'Returns what is spent and reserved of budgets in their current period.',
     access: 'read',
-    input: z.strictObject({ id: z.uuid().optional(), merchantId: MerchantId.optional() }).prefault({}),
+    input: z
+      .strictObject({
+        id: z.uuid().optional(),
+        /** Ids that no active budget has are left out of the answer. */
+        ids: z.array(z.uuid()).min(1).max(MAX_STATUS_IDS).optional(),
+        merchantId: MerchantId.optional(),
+      })
+      .prefault({}),
     output: z.object({ rows: z.array(BudgetStatus) }),
   }),
   /**

@@ -95,8 +95,12 @@ export const detailsOf = (error: unknown): Record<string, unknown> =>
 /** Returns what to do about an error, if the service reports it. */
 export const actionOf = (error: unknown): string | undefined => dataOf(error)?.action;
 
+/** An error of the page itself; its message is for the user. */
+export class PageError extends Error {}
+
 /** Returns the message of an error. */
 export function messageOf(error: unknown): string {
+  if (error instanceof PageError) return error.message;
   if (dataOf(error)) return (error as Error).message;
   return 'Tally does not answer. Check that it runs and that you are online.';
 }

@@ -101,10 +101,12 @@ export function periodText(start: string, interval: string, timeZone: string): s
   }).format(at);
 }
 
+/** Made once: making one takes longer than rendering a row. */
+const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto' });
+
 /** `3 min ago`. */
 export function agoText(time: string, now = Date.now()): string {
   const seconds = Math.max(0, Math.round((now - Date.parse(time)) / 1000));
-  const relative = new Intl.RelativeTimeFormat('en', { numeric: 'auto' });
   if (seconds < 60) return relative.format(-seconds, 'second');
   if (seconds < 3600) return relative.format(-Math.floor(seconds / 60), 'minute');
   if (seconds < 86_400) return relative.format(-Math.floor(seconds / 3600), 'hour');

@@ -350,16 +350,20 @@ export function createBudgets(options: {
       return { rows: rows.map(present), nextCursor: last ? encodeCursor([last.id], { budgets: question }) : null };
     },
 
-    async status({ id, merchantId: asked }: Input<'status'>, caller: Caller): Promise<Output<'status'>> {
+    async status({ id, ids, merchantId: asked }: Input<'status'>, caller: Caller): Promise<Output<'status'>> {
       if (asked !== undefined) assertMerchant(caller, asked);
-      if (id !== undefined) await known(id, caller);
+      // Ids are stored in lower case.
+      const own = id === undefined ? undefined : (await known(id, caller)).id;
       const merchantId = asked ?? caller.merchantId ?? undefined;
       const list = await listNow();
       const at = now();
+      const wanted = ids && new Set(ids.map((each) => each.toLowerCase()));
       const chosen = list.budgets
         .filter(
           (budget) =>
-            (id === undefined || budget.id === id) && (merchantId === undefined || budget.merchantId === merchantId),
+            (own === undefined || budget.id === own) &&
+            (wanted?.has(budget.id) ?? true) &&
+            (merchantId === undefined || budget.merchantId === merchantId),
         )
         .flatMap((budget) => {
           const span = list.spanOf(budget.id, at);

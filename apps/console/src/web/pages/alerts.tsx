@@ -6,11 +6,11 @@ import { useState } from 'react';
 import { api, client, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
-import { Checks, Field } from '../ui/field.tsx';
+import { Checks, Field, SearchBox } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead, Sentence } from '../ui/parts.tsx';
 import { type Finder, Picker } from '../ui/picker.tsx';
-import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellFailure } from '../ui/popups.tsx';
-import { LoadMore, Table } from '../ui/table.tsx';
+import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
+import { LoadMore, Table, useParts } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
 const PAGE = 100;
@@ -31,6 +31,11 @@ export function Alerts() {
   const navigate = useNavigate({ from: '/app/alerts' });
   const [editing, setEditing] = useState<Alert | 'new' | null>(null);
   const [removing, setRemoving] = useState<Alert | null>(null);
+  const [find, setFind] = useState('');
+  const found = (list.data?.rows ?? []).filter(({ name, target }) =>
+    [name, target, targets.get(target)?.name ?? ''].some((text) => text.toLowerCase().includes(find.toLowerCase())),
+  );
+  const parts = useParts(found);
   const remove = useMutation({
     mutationFn: ({ id }: Alert) => client.alerts.remove.mutate({ id }),
     onSuccess: async ({ name }) => {
@@ -67,10 +72,17 @@ export function Alerts() {
           Alerts are only listed below: nobody is notified until there is a <Link to="/app/webhooks">webhook</Link>.
         </Banner>
       )}
-      <Card flush>
+      <Card
+        title="Rules"
+        note="oldest first"
+        tools={<SearchBox label="Search rules" value={find} onChange={setFind} />}
+        flush
+      >
         <Answer query={list}>
           {({ rows }) =>
-            rows.length === 0 ? (
+            found.length === 0 && rows.length > 0 ? (
+              <Empty title={`No rule with “${find}”`}>The search looks in names, and in what rules are on.</Empty>
+            ) : rows.length === 0 ? (
               <Empty icon={BellRing} title="No alert rules yet" tools={add}>
                 A rule fires when a budget or a custom metric passes a limit, or when a merchant falls silent.
                 Thresholds of budgets need no rule.
@@ -78,7 +90,7 @@ export function Alerts() {
             ) : (
               <Table
                 label="Alert rules"
-                rows={rows}
+                rows={parts.shown}
                 keyOf={({ id }) => id}
                 columns={[
                   { title: 'Name', cell: ({ name }) => <span className="clip">{name}</span> },
@@ -129,7 +141,11 @@ export function Alerts() {
                     ),
                   },
                 ]}
-              />
+              >
+                <LoadMore list={parts.list}>
+                  {format(String(parts.shown.length), 'count')} shown of {format(String(found.length), 'count')}
+                </LoadMore>
+              </Table>
             )
           }
         </Answer>
@@ -368,16 +384,18 @@ function Edit({
   );
   // Past the first page of metrics, a search finds the others.
   const more = on === 'custom' && metrics.data?.nextCursor ? findMetrics : undefined;
+  const assertUnchanged = useUnchanged(alert);
   const save = useMutation({
-    mutationFn: () => {
+    mutationFn: async () => {
       const webhookIds = [...told];
-      // What another editor changed in the meantime stays.
-      if (alert)
-        return client.alerts.update.mutate({
-          id: alert.id,
-          ...(name !== alert.name && { name }),
-          ...(told !== alert.webhookIds && { webhookIds }),
-        });
+      if (alert) {
+        const { id } = alert;
+        // What another editor changed in the meantime stays.
+        const changed = { ...(name !== alert.name && { name }), ...(told !== alert.webhookIds && { webhookIds }) };
+        const stored = (await client.alerts.list.query()).rows.find((rule) => rule.id === id);
+        assertUnchanged(stored, Object.keys(changed) as (keyof Alert)[]);
+        return client.alerts.update.mutate({ id, ...changed });
+      }
       const condition: AlertCondition =
         on === 'silence'
           ? { minutes: Number(amount) }

@@ -1,18 +1,20 @@
 import type { Budget, BudgetFields, BudgetStatus } from '@tally/contracts';
-import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
+import { keepPreviousData, useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { Pencil, Plus, Trash2, Wallet } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, queryClient } from '../api.ts';
+import { client, queryClient } from '../api.ts';
 import { format, type Kind } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { timeText } from '../time.ts';
 import { Field, SearchBox } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Num, PageHead, Skeleton } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Select, tell, tellFailure } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, Select, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
+/** The most of one call. */
+const MAX_STATUS_IDS = 1_000;
 const refresh = () => queryClient.invalidateQueries({ queryKey: ['budgets'] });
 const kindOf = ({ measure }: Pick<Budget, 'measure'>): Kind => (measure === 'cost' ? 'money' : 'count');
 
@@ -25,13 +27,14 @@ export function Budgets() {
   const { find } = useSearch({ from: '/frame/app/budgets' });
   const navigate = useNavigate({ from: '/app/budgets' });
   const list = useInfiniteQuery({
-    queryKey: ['budgets', find],
+    queryKey: ['budgets', 'list', find],
     queryFn: ({ pageParam, signal }) =>
       client.budgets.list.query({ ...(find && { search: find }), ...(pageParam && { cursor: pageParam }) }, { signal }),
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
   });
-  const status = useQuery(api.budgets.status.queryOptions(undefined, { refetchInterval: REFRESH_MS }));
+  const rows = list.data?.pages.flatMap((page) => page.rows as Budget[]);
+  const status = useStatus(rows ?? []);
   const remove = useMutation({
     mutationFn: ({ id }: Budget) => client.budgets.remove.mutate({ id }),
     onSuccess: async ({ name }) => {
@@ -41,8 +44,7 @@ export function Budgets() {
     },
     onError: tellFailure,
   });
-  const states = new Map(status.data?.rows.map((row) => [row.budgetId, row as BudgetStatus]));
-  const rows = list.data?.pages.flatMap((page) => page.rows as Budget[]);
+  const states = new Map(status.data?.map((row) => [row.budgetId, row]));
   const add = (
     <Button kind="primary" onClick={() => setEditing('new')}>
       <Plus size={16} aria-hidden="true" />
@@ -54,7 +56,7 @@ export function Budgets() {
       <PageHead title="Budgets" note="Limits on usage. Recording never waits for them; only reservations are refused.">
         {isAdmin && add}
       </PageHead>
-      {status.data?.rows.some(({ complete }) => !complete) && (
+      {status.data?.some(({ complete }) => !complete) && (
         <Banner>
           Redis is unavailable or being rebuilt: reservations and usage that is not counted yet are missing below.
         </Banner>
@@ -179,7 +181,7 @@ export function Budgets() {
           budget={editing === 'new' ? null : editing}
           bound={who.merchantId}
           onClose={() => setEditing(null)}
-          onSaved={() => Promise.all([refresh(), status.refetch()])}
+          onSaved={refresh}
         />
       )}
       <Confirm
@@ -193,6 +195,25 @@ export function Budgets() {
       />
     </div>
   );
+}
+
+/** Returns the status of these budgets only: an installation may have thousands. */
+function useStatus(budgets: readonly Budget[]) {
+  const ids = budgets.map(({ id }) => id);
+  return useQuery({
+    queryKey: ['budgets', 'status', ids],
+    async queryFn({ signal }) {
+      const all: BudgetStatus[] = [];
+      for (let from = 0; from < ids.length; from += MAX_STATUS_IDS) {
+        const some = ids.slice(from, from + MAX_STATUS_IDS);
+        all.push(...((await client.budgets.status.query({ ids: some }, { signal })).rows as BudgetStatus[]));
+      }
+      return all;
+    },
+    enabled: ids.length > 0,
+    refetchInterval: REFRESH_MS,
+    placeholderData: keepPreviousData,
+  });
 }
 
 const scopeText = ({ merchantId, team, userId, apiKey, model }: Budget['scope']): string =>
@@ -308,15 +329,22 @@ function Edit({
 }) {
   const [draft, setDraft] = useState(draftOf(budget, bound));
   const change = (next: Partial<Draft>) => setDraft({ ...draft, ...next });
+  const assertUnchanged = useUnchanged(budget);
   const save = useMutation({
-    mutationFn: () => {
+    mutationFn: async () => {
       const { limit, enforcement, measure, meter, period, timeZone } = draft;
       const thresholds = draft.thresholds
         .split(/[\s,%]+/)
         .filter(Boolean)
         .map(Number);
       const changeable = { limit, enforcement, thresholds, ...(draft.name && { name: draft.name }) };
-      if (budget) return client.budgets.update.mutate({ id: budget.id, ...changedOf(changeable, budget) });
+      if (budget) {
+        const { id } = budget;
+        const changed = changedOf(changeable, budget);
+        const stored = (await client.budgets.get.query({ id })) as Budget;
+        assertUnchanged(stored, Object.keys(changed) as (keyof Budget)[]);
+        return client.budgets.update.mutate({ id, ...changed });
+      }
       const scope = Object.fromEntries(
         (['merchantId', 'team', 'userId', 'apiKey', 'model'] as const).flatMap((name) =>
           draft[name] ? [[name, draft[name]]] : [],

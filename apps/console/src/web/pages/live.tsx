@@ -70,6 +70,7 @@ export function Live() {
             value={merchantId ?? ''}
             options={choices}
             beyond={isCut(options.data, 'merchants') ? findNames('merchant') : undefined}
+            names={findNames('merchant')}
             none="No merchant with usage today."
             onChange={(merchant) => void navigate({ search: { merchant }, replace: true })}
           />

@@ -10,7 +10,7 @@ import { useWho } from '../session.tsx';
 import { timeText } from '../time.ts';
 import { Checks, Field } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Code, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, tell, tellFailure } from '../ui/popups.tsx';
+import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 5_000;
@@ -340,12 +340,19 @@ function Edit({
     ...EVENTS,
     ...events.filter((event) => !EVENTS.some(({ value }) => value === event)).map((value) => ({ value, label: value })),
   ];
+  const assertUnchanged = useUnchanged(webhook);
   const save = useMutation({
-    mutationFn: () => {
+    mutationFn: async () => {
       const fields = { url: url.trim(), events: [...events] as Event };
-      return webhook
-        ? client.webhooks.update.mutate({ id: webhook.id, ...fields })
-        : client.webhooks.create.mutate(fields);
+      if (!webhook) return client.webhooks.create.mutate(fields);
+      const { id } = webhook;
+      const changed = {
+        ...(fields.url !== webhook.url && { url: fields.url }),
+        ...(events !== webhook.events && { events: fields.events }),
+      };
+      const stored = (await client.webhooks.list.query()).rows.find((each) => each.id === id);
+      assertUnchanged(stored, Object.keys(changed) as (keyof Webhook)[]);
+      return client.webhooks.update.mutate({ id, ...changed });
     },
     onSuccess: async (made) => {
       onClose();

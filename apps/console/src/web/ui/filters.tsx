@@ -71,6 +71,11 @@ export function Filters({
     apiKey: isCut(all.data, 'apiKeys') && findNames('apiKey', oneMerchant),
     model: isCut(all.data, 'models') && findTyped,
   };
+  const names: Partial<Record<DimensionId, Finder>> = {
+    merchant: findNames('merchant'),
+    user: findNames('user', oneMerchant),
+    apiKey: findNames('apiKey', oneMerchant),
+  };
   return (
     <>
       {DIMENSIONS.filter(
@@ -81,6 +86,7 @@ export function Filters({
           label={label}
           options={options[id]}
           beyond={beyond[id] || undefined}
+          names={names[id]}
           values={filters[filter] ?? []}
           waiting={waiting[id] ?? all.isLoading}
           onOpen={() => id === 'team' && setAskTeams(true)}

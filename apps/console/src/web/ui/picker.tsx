@@ -14,6 +14,7 @@ export type Finder = {
 };
 
 const MAX_SHOWN = 200;
+const NAMES_FRESH_MS = 300_000;
 
 /** Finds names in the directory, and always what was typed, as an id. */
 export const findNames = (kind: 'merchant' | 'user' | 'apiKey', merchantId?: string): Finder => ({
@@ -27,6 +28,24 @@ export const findNames = (kind: 'merchant' | 'user' | 'apiKey', merchantId?: str
     );
   },
 });
+
+/** Returns the options of values, with the name of the first one also where no list holds it. */
+function useOptionsOf(
+  values: readonly string[],
+  { options, waiting, names }: Pick<ChoicesProps, 'options' | 'waiting' | 'names'>,
+): Option[] {
+  const known = new Map(options.map((option) => [option.value, option]));
+  const [first] = values;
+  const isUnnamed = first !== undefined && !waiting && !known.has(first);
+  const found = useQuery({
+    queryKey: ['find', names?.key, first],
+    queryFn: ({ signal }) => names!.find(first!, signal),
+    enabled: isUnnamed && names !== undefined,
+    staleTime: NAMES_FRESH_MS,
+  });
+  const named = isUnnamed ? found.data?.find(({ value }) => value === first) : undefined;
+  return values.map((value) => known.get(value) ?? (named?.value === value ? named : { value, label: value }));
+}
 
 /** Finds only what was typed, as an id. */
 export const findTyped: Finder = { key: ['typed'], find: async (text) => withTyped(text, []) };
@@ -73,6 +92,8 @@ type ChoicesProps = {
   options: readonly Option[];
   /** Given where the options are not all there are. */
   beyond?: Finder | undefined;
+  /** Finds the name of a selected value that the options lack. */
+  names?: Finder | undefined;
   waiting?: boolean | undefined;
   /** Shown where nothing matches. */
   none: string;
@@ -143,8 +164,7 @@ export function FilterChip({
 }) {
   const { label, options, beyond } = props;
   const choices = useChoices(options, beyond);
-  const known = new Map(options.map((option) => [option.value, option]));
-  const chosen = values.map((value) => known.get(value) ?? { value, label: value });
+  const chosen = useOptionsOf(values, props);
   const text =
     chosen.length === 0
       ? label
@@ -205,7 +225,7 @@ export function Picker({
 }) {
   const { label, options, beyond } = props;
   const choices = useChoices(options, beyond);
-  const chosen = options.find((option) => option.value === value) ?? (value ? { value, label: value } : null);
+  const [chosen = null] = useOptionsOf(value ? [value] : [], props);
   return (
     <Combobox.Root
       items={choices.shown}

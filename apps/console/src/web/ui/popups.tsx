@@ -7,8 +7,17 @@ import { Toggle } from '@base-ui/react/toggle';
 import { ToggleGroup } from '@base-ui/react/toggle-group';
 import { useBlocker } from '@tanstack/react-router';
 import { Check, ChevronDown, CircleCheck, CircleX, Copy } from 'lucide-react';
-import { type ReactElement, type ReactNode, useRef, useState } from 'react';
-import { messageOf } from '../api.ts';
+import {
+  createContext,
+  type ReactElement,
+  type ReactNode,
+  type RefObject,
+  use,
+  useEffect,
+  useRef,
+  useState,
+} from 'react';
+import { messageOf, PageError } from '../api.ts';
 import { Banner, Button } from './parts.tsx';
 
 export type Option<T extends string = string> = { value: T; label: string; note?: string };
@@ -163,6 +172,9 @@ export function Menu({ button, actions }: { button: ReactElement; actions: reado
   );
 }
 
+/** Whether something is typed into the dialog that is not saved. */
+const TypedContext = createContext<RefObject<boolean>>({ current: false });
+
 /** A question or a form above the page. */
 export function Dialog({
   open,
@@ -183,6 +195,10 @@ export function Dialog({
   children: ReactNode;
 }) {
   const isTyped = useRef(false);
+  // However it was closed: what is typed into a dialog that stays mounted is no longer shown.
+  useEffect(() => {
+    if (!open) isTyped.current = false;
+  }, [open]);
   const mayLeave = () => !isTyped.current || window.confirm('Discard what you typed?');
   useBlocker({
     disabled: !open,
@@ -194,9 +210,7 @@ export function Dialog({
       open={open}
       disablePointerDismissal={!peek}
       onOpenChange={(next) => {
-        if (next || !mayLeave()) return;
-        isTyped.current = false;
-        onClose();
+        if (!next && mayLeave()) onClose();
       }}
     >
       <BaseDialog.Portal>
@@ -214,7 +228,7 @@ export function Dialog({
         >
           <BaseDialog.Title>{title}</BaseDialog.Title>
           <BaseDialog.Description className="dialog-text">{text}</BaseDialog.Description>
-          {children}
+          <TypedContext value={isTyped}>{children}</TypedContext>
         </BaseDialog.Popup>
       </BaseDialog.Portal>
     </BaseDialog.Root>
@@ -240,6 +254,10 @@ export function DialogForm({
   onClose: () => void;
   children: ReactNode;
 }) {
+  const isTyped = use(TypedContext);
+  useEffect(() => {
+    if (save.error) isTyped.current = true;
+  }, [save.error, isTyped]);
   return (
     <form
       className="form"
@@ -261,6 +279,28 @@ export function DialogForm({
     </form>
   );
 }
+
+/**
+ * Returns a check for a form that changes something stored: it throws where somebody else changed one of the `edited`
+ * fields since the form was opened. It does so once: saving again writes over it. It is no lock: a change between
+ * the check and the write is not seen.
+ */
+export function useUnchanged<Stored extends object>(opened: Stored | null) {
+  const seen = useRef(opened);
+  return (stored: Stored | undefined, edited: readonly (keyof Stored & string)[]): void => {
+    const before = seen.current;
+    if (!stored || !before) return;
+    seen.current = stored;
+    const changed = edited.filter((field) => JSON.stringify(stored[field]) !== JSON.stringify(before[field]));
+    if (changed.length === 0) return;
+    const values = changed.map((field) => `${labelOfField(field)} is now ${valueText(stored[field])}`);
+    throw new PageError(`Somebody changed this since you opened it: ${values.join(', ')}. Save again to replace that.`);
+  };
+}
+
+const labelOfField = (field: string) => field.replace(/[A-Z]/g, (letter) => ` ${letter.toLowerCase()}`);
+const valueText = (value: unknown) =>
+  Array.isArray(value) ? value.join(', ') || 'empty' : value === null || value === '' ? 'empty' : `“${value}”`;
 
 /** Shows a secret, once; null shows nothing. */
 export function Secret({

@@ -1,5 +1,5 @@
 import { ArrowDown, ArrowUp } from 'lucide-react';
-import type { ReactNode } from 'react';
+import { type ReactNode, useState } from 'react';
 import type { Kind } from '../quantity.ts';
 import { Button, Num, padOf } from './parts.tsx';
 
@@ -121,6 +121,18 @@ export function LoadMore({
       </Button>
     </div>
   );
+}
+
+const PART = 100;
+
+/** Shows a long list that came in one answer a part at a time: returns the rows to show, and a list for `LoadMore`. */
+export function useParts<Row>(rows: readonly Row[]) {
+  const [count, setCount] = useState(PART);
+  const fetchNextPage = () => setCount(count + PART);
+  return {
+    shown: rows.slice(0, count),
+    list: { hasNextPage: rows.length > count, isFetchingNextPage: false, fetchNextPage },
+  };
 }
 
 /** Below a list whose address names the page: links to the first and the next page; nothing if there is only one. */

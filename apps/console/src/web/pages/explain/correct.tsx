@@ -5,7 +5,7 @@ import { type FilterSearch, labelOfMetric } from '../../measures.ts';
 import { dayText } from '../../time.ts';
 import { Dialog, DialogForm, tell } from '../../ui/popups.tsx';
 
-/** Adds an adjustment, once: its id is created with the form, so a retry repeats it. */
+/** Adds an adjustment, once: its id stays until it is saved, so a retry repeats it. */
 export function Adjust({
   open,
   onClose,
@@ -21,7 +21,7 @@ export function Adjust({
   metric: string;
   filters: FilterSearch;
 }) {
-  const [id] = useState(() => `console-${crypto.randomUUID()}`);
+  const [id, setId] = useState(newId);
   const [amount, setAmount] = useState('');
   const [reason, setReason] = useState('');
   const single = (values: string[] | undefined) =>
@@ -46,6 +46,7 @@ export function Adjust({
       }),
     onSuccess: async () => {
       tell('Adjusted', `${labelOfMetric(metric)} of ${merchantId} on ${dayText(date)}`);
+      setId(newId());
       setAmount('');
       setReason('');
       onClose();
@@ -83,6 +84,8 @@ export function Adjust({
     </Dialog>
   );
 }
+
+const newId = () => `console-${crypto.randomUUID()}`;
 
 /** Takes one event back, with a reason. */
 export function VoidEvent({

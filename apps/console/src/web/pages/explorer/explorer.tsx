@@ -147,7 +147,7 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
         />
       </PageHead>
 
-      <div className="tools in-one-row">
+      <div className="tools">
         <Select
           label="Measure"
           value={meter ? choiceOf(meter) : measure}
