@@ -213,6 +213,25 @@ describe('the explorer', () => {
     );
   });
 
+  test('is printed with every column', async () => {
+    await as(
+      keys.viewer,
+      async (page) => {
+        await open(page, '/app/explorer?by=user&and=model&compare=previous');
+        await page.emulateMedia({ media: 'print' });
+        const list = page.getByRole('group', { name: 'Usage by user and model' });
+        await list.locator('tbody tr').first().waitFor();
+        const ends = await list
+          .locator('thead th, tbody tr:first-child > *')
+          .evaluateAll((cells) => cells.map((cell) => cell.getBoundingClientRect().right));
+        expect(ends.length).toBeGreaterThan(10);
+        expect(Math.max(...ends)).toBeLessThanOrEqual(794);
+        expect(await page.getByRole('navigation').first().isVisible()).toBe(false);
+      },
+      { viewport: { width: 794, height: 1123 } },
+    );
+  });
+
   test('groups by two dimensions, as a list and as a pivot that adds up', async () => {
     const [models, users, pairs] = await Promise.all([
       analytics.analytics.breakdown.query({ ...week, by: 'model', limit: 8 }),

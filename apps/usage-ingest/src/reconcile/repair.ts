@@ -38,7 +38,7 @@ export function createRepair(options: {
 }): Repair {
   const { counters, pending, db, now, fault } = options;
   const { keys } = counters;
-  /** False at first: an earlier process may have left some. */
+  /** False at first: an earlier process may have left some merchants distrusted. */
   let nothingDistrusted = false;
 
   const liveDays = () => eachDay(addDays(dayOf(now()), -LIVE_DAYS), addDays(dayOf(now()), 1));
@@ -138,6 +138,8 @@ export function createRepair(options: {
     async afterRestart(stopped = () => false) {
       const shards = await shardsToRepair();
       if (shards.size === 0) return 0;
+      // A snapshot of Redis may have distrusted merchants, too.
+      nothingDistrusted = false;
       for (const [shard, run] of shards) await counters.markRepaired(shard, run, 'begin');
       const merchants = (await merchantsByUrgency()).filter((merchantId) => shards.has(keys.shardOf(merchantId)));
       let repaired = 0;
