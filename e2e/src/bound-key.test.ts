@@ -147,6 +147,7 @@ const OWN: Record<string, () => Input> = {
   'budgets.settleMany': () => ({ settlements: [{ reservationId: 'mine/b' }] }),
   'budgets.release': () => ({ reservationId: 'mine/a' }),
   'flush.drain': () => ({}),
+  'flush.beforeRead': () => ({}),
   'meters.create': () => ({ key: 'own_calls', aggregation: 'COUNT' }),
   'meters.update': () => ({ key: 'own_calls', name: 'Calls' }),
   'meters.list': () => ({}),

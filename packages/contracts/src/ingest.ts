@@ -83,7 +83,7 @@ export const IdConflict = z.object({
 });
 export type IdConflict = z.infer<typeof IdConflict>;
 
-/** Merchants that the caller may name; without them, all. */
+/** Without merchants, all that the caller may name. */
 const MerchantsToFlush = z.strictObject({ merchantIds: z.array(MerchantId).max(1000).optional() }).prefault({});
 /** `complete`: everything acknowledged before `asOf` is in Postgres, and that is the time of the call. */
 const Flushed = z.object({ recordsAggregated: z.number().int(), complete: z.boolean(), asOf: StoredTime });
@@ -385,7 +385,8 @@ export const ingest = {
     }),
     /**
      * Lists changed merchant-days, for copies of the numbers: read the numbers of each row again. The first call, and a
-     * cursor older than 7 days, start with every merchant-day. No commit is missed, in whatever order they commit.
+     * cursor older than 7 days, or from before a restore or a failover that lost commits, start with every merchant-day.
+     * No commit is missed, in whatever order they commit.
      */
     changes: query({
       summary: 'Lists the days of merchants whose numbers changed since a cursor.',

@@ -158,17 +158,17 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     };
   };
 
-  const allShards = Array.from({ length: counters.keys.shards }, (_, shard) => shard);
+  const allShards = () => Array.from({ length: counters.keys.shards }, (_, shard) => shard);
   /** When the oldest pending event of some shards was recorded, and how long ago, by the clock of Redis. */
   const oldestOf = async (shards: readonly number[]) => {
     const [ids, time] = await Promise.all([counters.oldestItemIds(shards), counters.time()]);
     const at = Math.min(...ids.filter((id) => id !== null).map((id) => Number(id.split('-')[0])));
     return { at, ageMs: at === Number.POSITIVE_INFINITY ? 0 : Math.max(time - at, 1) };
   };
-  const lagMs = async () => (await oldestOf(allShards)).ageMs;
+  const lagMs = async () => (await oldestOf(allShards())).ageMs;
   const drainForReader: Flush['drainForReader'] = async (merchantIds) => {
     const drained = merchantIds ? drainMerchants(merchantIds) : drainAll();
-    const shards = merchantIds?.map((merchantId) => counters.keys.shardOf(merchantId)) ?? allShards;
+    const shards = merchantIds?.map((merchantId) => counters.keys.shardOf(merchantId)) ?? allShards();
     let report = await within(SOON_MS, drained);
     if (!report && (await oldestOf(shards)).ageMs <= BEHIND_MS) report = await drained;
     if (report?.errors.length === 0) return { inserted: report.inserted, complete: true, asOf: report.asOf };
