@@ -5,7 +5,7 @@ import { memoryOf } from './cpu.mjs';
 import { load } from './load.mjs';
 import { KEY, machine, withServers, withService } from './servers.mjs';
 
-// Measures calls about a merchant with a backlog: the lease of all shards is held by another process, so that no call can
+// Measures calls about a merchant with a backlog. Another process holds the lease of all shards, so that no call can
 // flush what waits. Then the lease ends and the backlog is flushed. Time and memory of each. BENCH_EVENTS (1000000):
 // pending events. BENCH_MERCHANTS (1,50000): merchants that have them, in a run each; with one, all wait in one shard.
 const EVENTS = Number(process.env.BENCH_EVENTS ?? 1_000_000);

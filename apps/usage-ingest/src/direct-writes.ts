@@ -11,7 +11,7 @@ export type DirectWrites = {
   settled(since: number): void;
 };
 
-/** Seconds after a direct write, all readers distrust the totals. A write that failed may still be committed for so long. */
+/** Long enough for all readers to distrust the totals. A write that failed may still be committed for so long. */
 const BEHIND_MS = 60_000;
 /** From this many merchants on, expired ones are removed. */
 const MAX_MERCHANTS = 100_000;

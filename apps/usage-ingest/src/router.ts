@@ -148,7 +148,7 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         const report = await (merchantIds ? flush.drainMerchants(merchantIds) : flush.drainAll());
         return flushed({ ...report, complete: report.errors.length === 0 });
       },
-      beforeRead: async ({ input: { merchantIds } }) => flushed(await flush.drainForReader(merchantIds)),
+      beforeRead: async ({ input: { merchantIds } }) => flushed(await flush.beforeRead(merchantIds)),
     },
     keys: {
       create: async ({ input, caller }) => keys.create(input, caller),

@@ -23,7 +23,7 @@ export type Flush = {
    * Drains these merchants, or all, for a reader of Postgres. Answers after 2 s without the rest while the flush is
    * behind; the flush continues. `asOf` is then the time of the oldest pending event.
    */
-  drainForReader(merchantIds?: readonly string[]): Promise<{ inserted: number; complete: boolean; asOf: number }>;
+  beforeRead(merchantIds?: readonly string[]): Promise<{ inserted: number; complete: boolean; asOf: number }>;
   /**
    * Flushes the shards of these merchants, without listing all shards, and waits for at most 2 s; a longer flush
    * continues in the background. Returns true if everything pending was flushed. Never throws.
@@ -166,7 +166,7 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
     return { at, ageMs: at === Number.POSITIVE_INFINITY ? 0 : Math.max(time - at, 1) };
   };
   const lagMs = async () => (await oldestOf(allShards())).ageMs;
-  const drainForReader: Flush['drainForReader'] = async (merchantIds) => {
+  const beforeRead: Flush['beforeRead'] = async (merchantIds) => {
     const drained = merchantIds ? drainMerchants(merchantIds) : drainAll();
     const shards = merchantIds?.map((merchantId) => counters.keys.shardOf(merchantId)) ?? allShards();
     let report = await within(SOON_MS, drained);
@@ -180,7 +180,7 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
   return {
     drainAll,
     drainMerchants,
-    drainForReader,
+    beforeRead,
     flushSoon,
     run,
     lagMs,
