@@ -26,7 +26,7 @@ const Settings = z.object({
   CUSTOM_POOL_SIZE: whole(3, 1, 100),
   CUSTOM_MAX_PER_CALLER: whole(2, 1, 100),
   /** Milliseconds that an answer waits for usage-ingest to flush pending events. */
-  DRAIN_TIMEOUT_MS: whole(2_000, 10, 600_000),
+  DRAIN_TIMEOUT_MS: whole(10_000, 10, 600_000),
   /** True if this instance runs scheduled jobs; any number may. */
   ENABLE_METRICS_SCHEDULER: flag(true),
   /** Addresses of the services that jobs, metrics and runs call. */
