@@ -453,6 +453,7 @@ const PAGES = {
   meters: '/app/meters',
   custom: '/app/custom-metrics',
   prices: '/app/prices',
+  priceAgain: '/app/prices/again',
   bills: '/app/bills',
   budgets: '/app/budgets',
   alerts: '/app/alerts',

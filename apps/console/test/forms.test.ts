@@ -375,6 +375,55 @@ test('usage without a price is listed, and priced once a price is set', async ()
   });
 });
 
+test('usage is priced again after its price changed, a day at a time, and then agrees with the list', async () => {
+  const merchantId = 'priced again';
+  const setPrice = (amount: string) =>
+    ingest.prices.set.mutate({
+      ...{ model: 'renewed', component: 'input', amount, per: 1_000_000 },
+      validFrom: `${week.startDate}T00:00:00Z`,
+    });
+  const costs = async () =>
+    (await analytics.analytics.breakdown.query({ ...week, merchantIds: [merchantId], by: 'model' })).rows[0]?.cost;
+  await setPrice('2');
+  let calls = 0;
+  await expect
+    .poll(async () => {
+      const { warnings } = await ingest.usage.record.mutate({
+        entries: [
+          { id: `call-${calls++}`, merchantId: 'other', model: 'renewed', metrics: { prompt_tokens: '1' } },
+        ],
+      });
+      return warnings;
+    })
+    .toEqual([]);
+  await ingest.usage.record.mutate({
+    entries: [yesterday, today].map((day) => ({
+      ...{ id: `on ${day}`, merchantId, time: `${day}T00:00:00Z`, model: 'renewed' },
+      metrics: { prompt_tokens: '1000000' },
+    })),
+  });
+  await setPrice('3.5');
+  expect(await costs()).toBe('4');
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/prices');
+    await page.getByRole('link', { name: 'Price usage again' }).click();
+    await page.getByRole('heading', { name: 'Price usage again' }).waitFor();
+    const merchants = encodeURIComponent(JSON.stringify([merchantId]));
+    await open(page, `/app/prices/again?from=${yesterday}&to=${today}&merchants=${merchants}`);
+    await page.getByRole('button', { name: 'Show the differences' }).click();
+    const rows = page.getByRole('group', { name: 'Differences' }).locator('tbody tr');
+    await rows.first().waitFor();
+    for (const row of await rows.allInnerTexts()) expect(row).toMatch(/\$2\.00\s+\$3\.50\s+\$1\.50$/);
+    expect(await rows.count()).toBe(2);
+    expect(await costs()).toBe('4');
+    await page.getByRole('button', { name: 'Apply +$3.00' }).click();
+    await page.getByRole('dialog').getByRole('button', { name: 'Apply', exact: true }).click();
+    await page.waitForSelector('text=Applied: 2 adjustments on 2 of 2 days changed the cost by +$3.00.');
+    await page.waitForSelector('text=Every cost agrees with the price list');
+    expect(await costs()).toBe('7');
+  });
+});
+
 test('a webhook gets what an alert fires, shows its secret once, and is sent again', async () => {
   const heard: string[] = [];
   const receiver = createServer((request, response) => {

@@ -77,6 +77,15 @@ export function csvOf(columns: readonly string[], rows: readonly (readonly (stri
   return [columns, ...rows].map((row) => `${row.map(cellOf).join(',')}\r\n`).join('');
 }
 
+/** Gives the reader a CSV file. */
+export function saveCsv(name: string, ...content: Parameters<typeof csvOf>): void {
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([csvOf(...content)], { type: 'text/csv' }));
+  link.download = name;
+  link.click();
+  URL.revokeObjectURL(link.href);
+}
+
 function cellOf(value: string | null): string {
   if (value === null || NUMBER.test(value)) return value ?? '';
   const safe = value.replace(FORMULA, "'");

@@ -24,6 +24,7 @@ import {
   type OverviewSearch,
   oneOf,
   PERCENTILES,
+  type PriceAgainSearch,
   type Search,
   textOf,
 } from './search.ts';
@@ -203,7 +204,20 @@ const prices = createRoute({
   getParentRoute: () => frame,
   path: '/app/prices',
   validateSearch: (search: Search): { model?: string } => compact({ model: textOf(search.model) }),
-  component: lazyRouteComponent(() => import('./pages/prices.tsx'), 'Prices'),
+  component: lazyRouteComponent(() => import('./pages/prices/prices.tsx'), 'Prices'),
+  pendingComponent,
+});
+
+const priceAgain = createRoute({
+  getParentRoute: () => frame,
+  path: '/app/prices/again',
+  validateSearch: (search: Search): PriceAgainSearch =>
+    compact({
+      from: isDay(search.from) ? search.from : undefined,
+      to: isDay(search.to) ? search.to : undefined,
+      merchants: readFilters(search).merchants,
+    }),
+  component: lazyRouteComponent(() => import('./pages/prices/price-again.tsx'), 'PriceAgain'),
   pendingComponent,
 });
 
@@ -288,7 +302,7 @@ export const router = createRouter({
     door,
     docs,
     frame.addChildren([
-      ...[overview, explorer, explain, live, meters, custom, prices, budgets, bills, alerts, webhooks],
+      ...[overview, explorer, explain, live, meters, custom, prices, priceAgain, budgets, bills, alerts, webhooks],
       ...[keys, directory, sources, dataSources, jobs, health, audit],
     ]),
   ]),

@@ -51,6 +51,7 @@ export type BillsSearch = {
   reason?: BillReason;
   sort?: 'difference';
 };
+export type PriceAgainSearch = { from?: string; to?: string; merchants?: string[] };
 export type AuditSearch = { from?: string; to?: string; actor?: string; action?: string };
 export type ExplainSearch = FilterSearch & { metric: string; from: string; to: string };
 export const DELIVERY_STATES = ['pending', 'delivered', 'failed'] as const;

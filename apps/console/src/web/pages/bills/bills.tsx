@@ -4,7 +4,7 @@ import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import { Download, FileCheck, FileUp, ReceiptText, Trash2 } from 'lucide-react';
 import { type ReactNode, useState } from 'react';
 import { client, queryClient } from '../../api.ts';
-import { csvOf } from '../../csv.ts';
+import { saveCsv } from '../../csv.ts';
 import { format, isZero } from '../../quantity.ts';
 import type { BillsSearch } from '../../search.ts';
 import { useWho } from '../../session.tsx';
@@ -396,8 +396,9 @@ async function allRows(asked: Compare): Promise<BillRow[]> {
   return rows;
 }
 
-function download(rows: readonly BillRow[], { provider, startDate, endDate }: Compare): void {
-  const text = csvOf(
+const download = (rows: readonly BillRow[], { provider, startDate, endDate }: Compare): void =>
+  saveCsv(
+    `bill-${provider}-${startDate}-${endDate}.csv`,
     [
       ...['date', 'model', 'bill_models', 'class', 'reason', 'bill_quantity', 'our_quantity', 'quantity_difference'],
       ...['bill_usd', 'our_usd', 'usd_difference', 'usd_by_quantity', 'usd_by_price'],
@@ -410,9 +411,3 @@ function download(rows: readonly BillRow[], { provider, startDate, endDate }: Co
       ...[bill.unitPrice, ours.unitPrice, row.message],
     ]),
   );
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([text], { type: 'text/csv' }));
-  link.download = `bill-${provider}-${startDate}-${endDate}.csv`;
-  link.click();
-  URL.revokeObjectURL(link.href);
-}

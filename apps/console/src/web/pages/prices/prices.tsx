@@ -1,16 +1,16 @@
 import type { Price, PriceComponent } from '@tally/contracts';
 import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
-import { useNavigate, useSearch } from '@tanstack/react-router';
-import { CircleCheck, CloudDownload, Plus, Tag, Trash2 } from 'lucide-react';
+import { Link, useNavigate, useSearch } from '@tanstack/react-router';
+import { CircleCheck, CloudDownload, History, Plus, Tag, Trash2 } from 'lucide-react';
 import { useState } from 'react';
-import { api, client, queryClient } from '../api.ts';
-import { format } from '../quantity.ts';
-import { useWho } from '../session.tsx';
-import { addDays, rangeText, today } from '../time.ts';
-import { Field } from '../ui/field.tsx';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Select, tell, tellFailure } from '../ui/popups.tsx';
-import { LoadMore, numbers, Table } from '../ui/table.tsx';
+import { api, client, queryClient } from '../../api.ts';
+import { format } from '../../quantity.ts';
+import { useWho } from '../../session.tsx';
+import { addDays, rangeText, today } from '../../time.ts';
+import { Field } from '../../ui/field.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead } from '../../ui/parts.tsx';
+import { Confirm, Dialog, DialogForm, Select, tell, tellFailure } from '../../ui/popups.tsx';
+import { LoadMore, numbers, Table } from '../../ui/table.tsx';
 
 const COMPONENTS: readonly { value: PriceComponent; label: string; note: string }[] = [
   { value: 'input', label: 'Input tokens', note: 'less cached ones' },
@@ -69,6 +69,10 @@ export function Prices() {
   return (
     <div className="stack">
       <PageHead title="Prices" note="Prices for events that were sent without a cost, by the time of the event.">
+        <Link className="button" to="/app/prices/again">
+          <History size={16} aria-hidden="true" />
+          Price usage again
+        </Link>
         {load}
         {set}
       </PageHead>
@@ -172,7 +176,7 @@ export function Prices() {
         open={removing !== null}
         onClose={() => setRemoving(null)}
         title="Remove this price?"
-        text="Events that it priced keep their cost. New events get the next matching price, or none."
+        text="Events that it priced keep their cost, also when you price usage again. New events get the next matching price, or none."
         action="Remove"
         busy={remove.isPending}
         run={() => removing && remove.mutate(removing)}
@@ -284,7 +288,7 @@ function SetPrice({ given, onClose }: { given: Partial<Draft>; onClose: () => vo
       wide
       onClose={onClose}
       title="Set a price"
-      text="It applies to events from that day on. Events that already have a cost keep it."
+      text="It applies to events from that day on. Counted events keep their cost until you price usage again."
     >
       <DialogForm save={save} action="Set the price" working="Setting…" onClose={onClose}>
         <div className="tools">
