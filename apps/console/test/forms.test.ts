@@ -389,9 +389,7 @@ test('usage is priced again after its price changed, a day at a time, and then a
   await expect
     .poll(async () => {
       const { warnings } = await ingest.usage.record.mutate({
-        entries: [
-          { id: `call-${calls++}`, merchantId: 'other', model: 'renewed', metrics: { prompt_tokens: '1' } },
-        ],
+        entries: [{ id: `call-${calls++}`, merchantId: 'other', model: 'renewed', metrics: { prompt_tokens: '1' } }],
       });
       return warnings;
     })
@@ -421,6 +419,45 @@ test('usage is priced again after its price changed, a day at a time, and then a
     await page.waitForSelector('text=Applied: 2 adjustments on 2 of 2 days changed the cost by +$3.00.');
     await page.waitForSelector('text=Every cost agrees with the price list');
     expect(await costs()).toBe('7');
+  });
+});
+
+test('a user is erased by an admin, and all numbers stay', async () => {
+  const [merchantId, userId] = ['to be forgotten', 'ada@example.com'];
+  await ingest.usage.record.mutate({
+    entries: [{ id: 'hers', merchantId, userId, time: `${yesterday}T12:00:00Z`, metrics: { cost: '0.75' } }],
+  });
+  await as(keys.viewer, async (page) => {
+    await open(page, '/app/directory');
+    expect(await page.getByRole('button', { name: 'Erase a user' }).count()).toBe(0);
+  });
+  await as(keys.admin, async (page) => {
+    const dialog = page.locator('.dialog');
+    await open(page, '/app/directory');
+    await page.getByRole('button', { name: 'Erase a user' }).click();
+    await dialog.getByLabel('Merchant').fill(merchantId);
+    await dialog.getByLabel('User').fill(userId);
+    await dialog.getByRole('button', { name: 'Erase' }).click();
+    await dialog.waitFor({ state: 'hidden' });
+    const { rows } = await analytics.analytics.breakdown.query({ ...week, merchantIds: [merchantId], by: 'user' });
+    expect(rows).toMatchObject([{ cost: '0.75' }]);
+    expect(rows[0]!.key).not.toBe(userId);
+    await page.waitForSelector(`text=Reports name the user ${rows[0]!.key} from now on.`);
+  });
+});
+
+test('an event that was not counted since its id is taken is listed with what it had', async () => {
+  const merchantId = 'reuses ids';
+  const send = (cost: string, time: string) =>
+    ingest.usage.record.mutate({ entries: [{ id: 'call 7', merchantId, model: 'gpt-4o', time, metrics: { cost } }] });
+  await send('0.5', `${yesterday}T12:00:00Z`);
+  await send('0.75', `${yesterday}T13:00:00Z`);
+  await as(keys.viewer, async (page) => {
+    await open(page, '/app/health');
+    const row = page.getByRole('group', { name: 'Ids of other events' }).getByRole('row', { name: 'reuses ids' });
+    expect(await row.innerText()).toContain('Cost $0.75');
+    await row.getByRole('link').click();
+    await expect.poll(() => page.locator('h1').innerText()).toBe('Requests');
   });
 });
 

@@ -1,14 +1,14 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
-import { Pencil, Plus, Upload, Users } from 'lucide-react';
+import { Pencil, Plus, Upload, Users, UserX } from 'lucide-react';
 import { useState } from 'react';
 import { api, client, messageOf, queryClient } from '../api.ts';
 import { type Entry, entriesOf } from '../csv.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
-import { SearchBox } from '../ui/field.tsx';
+import { Field, SearchBox } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Empty, PageHead } from '../ui/parts.tsx';
-import { Dialog, Segments, tell, tellFailure } from '../ui/popups.tsx';
+import { Dialog, DialogForm, Segments, tell, tellFailure } from '../ui/popups.tsx';
 import { Pager, Table } from '../ui/table.tsx';
 
 const KINDS = [
@@ -30,6 +30,7 @@ export function Directory() {
   const kind = search.kind ?? 'user';
   const [editing, setEditing] = useState<Entry | null>(null);
   const [uploading, setUploading] = useState(false);
+  const [erasing, setErasing] = useState(false);
   const { find, cursor: page } = search;
   const list = useQuery(
     api.directory.list.queryOptions({
@@ -53,6 +54,12 @@ export function Directory() {
         />
         {isAdmin && (
           <>
+            {kind === 'user' && (
+              <Button onClick={() => setErasing(true)}>
+                <UserX size={16} aria-hidden="true" />
+                Erase a user
+              </Button>
+            )}
             <Button onClick={() => setUploading(true)}>
               <Upload size={16} aria-hidden="true" />
               Upload CSV
@@ -133,6 +140,7 @@ export function Directory() {
       {editing && (
         <Edit kind={kind} entry={editing} bound={who.merchantId} onClose={() => setEditing(null)} onDone={refresh} />
       )}
+      {erasing && <Erase bound={who.merchantId} onClose={() => setErasing(false)} onDone={refresh} />}
       {uploading && (
         <UploadCsv kind={kind} bound={who.merchantId} onClose={() => setUploading(false)} onDone={refresh} />
       )}
@@ -232,6 +240,45 @@ function Edit({
           </Button>
         </div>
       </form>
+    </Dialog>
+  );
+}
+
+/** Replaces a user of a merchant by a pseudonym, in calls of some seconds each. */
+function Erase({ bound, onClose, onDone }: { bound: string | null; onClose: () => void; onDone: () => unknown }) {
+  const [merchantId, setMerchantId] = useState(bound ?? '');
+  const [userId, setUserId] = useState('');
+  const save = useMutation({
+    async mutationFn() {
+      for (;;) {
+        const { pseudonym, complete } = await client.users.erase.mutate({ merchantId, userId });
+        if (complete) return pseudonym;
+      }
+    },
+    onSuccess: (pseudonym) => {
+      tell('Erased', `Reports name the user ${pseudonym} from now on.`);
+      onClose();
+      void onDone();
+    },
+  });
+  return (
+    <Dialog
+      open
+      onClose={onClose}
+      title="Erase a user"
+      text="A random pseudonym takes the place of the id in all stored data of the merchant, and in events that come later. All numbers stay. This cannot be undone."
+    >
+      <DialogForm save={save} action="Erase" working="Erasing…" kind="danger" onClose={onClose}>
+        {bound === null && <Field label="Merchant" mono required value={merchantId} onChange={setMerchantId} />}
+        <Field
+          label="User"
+          mono
+          required
+          note="The id that producers send, not the name"
+          value={userId}
+          onChange={setUserId}
+        />
+      </DialogForm>
     </Dialog>
   );
 }

@@ -1,15 +1,17 @@
-import { useMutation, useQuery } from '@tanstack/react-query';
+import type { IdConflict } from '@tally/contracts';
+import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
+import { Link } from '@tanstack/react-router';
 import { CircleCheck, RotateCcw, Scale } from 'lucide-react';
 import { api, client, messageOf } from '../api.ts';
 import { healthQuery, type ServiceHealth } from '../frame.tsx';
 import { kindOfMetric, labelOfMetric } from '../measures.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
-import { addDays, dayText, today } from '../time.ts';
+import { addDays, dayText, rangeText, today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment, Num, PageHead, Part, Skeleton } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead, Part, Skeleton } from '../ui/parts.tsx';
 import { tell, tellError, tellFailure } from '../ui/popups.tsx';
-import { Table } from '../ui/table.tsx';
+import { LoadMore, Table } from '../ui/table.tsx';
 
 const ROLES: Record<string, string> = {
   'usage-ingest': 'accepts and counts usage',
@@ -18,8 +20,9 @@ const ROLES: Record<string, string> = {
   console: 'this page, and one address for all services',
 };
 const CHECKED_DAYS = 7;
+const CONFLICT_DAYS = 30;
 
-/** Shows the state of services and stores, dead letters, and whether all stored forms agree. */
+/** Shows the state of services and stores, whether all stored forms agree, and events that were not counted. */
 export function Health() {
   const who = useWho();
   const health = useQuery(healthQuery);
@@ -51,6 +54,7 @@ export function Health() {
       </Answer>
       {who.may('admin') && <Agreement platform={who.merchantId === null} />}
       {who.may('admin') && <DeadLetters />}
+      <IdConflicts />
     </div>
   );
 }
@@ -224,6 +228,77 @@ function DeadLetters() {
                 },
               ]}
             />
+          )
+        }
+      </Answer>
+    </Card>
+  );
+}
+
+/** Events that were not counted since another one has their id: a producer that reuses ids loses usage. */
+function IdConflicts() {
+  const range = { startDate: addDays(today(), 1 - CONFLICT_DAYS), endDate: today() };
+  const list = useInfiniteQuery({
+    queryKey: ['conflicts', range],
+    queryFn: ({ pageParam, signal }) =>
+      client.usage.conflicts.query({ ...range, ...(pageParam && { cursor: pageParam }) }, { signal }),
+    initialPageParam: '',
+    getNextPageParam: ({ nextCursor }) => nextCursor,
+  });
+  const rows = list.data?.pages.flatMap((page) => page.rows as IdConflict[]);
+  return (
+    <Card title="Ids of other events" note={`not counted: the id stands for another event, ${rangeText(range)}`} flush>
+      {list.data?.pages.some(({ complete }) => !complete) && (
+        <Banner>Some events are not counted yet, so this list may lack some.</Banner>
+      )}
+      <Answer query={{ ...list, data: rows }}>
+        {(all) =>
+          all.length === 0 ? (
+            <Empty icon={CircleCheck} title="None">
+              An event with the id of another one, but with other content, is not counted and shows up here. A retry
+              with the same content is no conflict.
+            </Empty>
+          ) : (
+            <Table
+              label="Ids of other events"
+              tall
+              rows={all}
+              keyOf={({ merchantId, date, id, notCounted }) =>
+                JSON.stringify([merchantId, date, id, notCounted.digest])
+              }
+              columns={[
+                { title: 'Event', mono: true, cell: ({ id }) => id },
+                { title: 'Merchant', cell: ({ merchantId }) => merchantId },
+                {
+                  title: 'Counted',
+                  cell: ({ merchantId, date, counted }) => (
+                    <Link
+                      to="/app/explain"
+                      search={{ metric: 'requests', from: date, to: date, merchants: [merchantId] }}
+                      preload={false}
+                      title="Explain the requests of this day"
+                    >
+                      <Moment time={counted.time} />
+                    </Link>
+                  ),
+                },
+                { title: 'Not counted', cell: ({ notCounted }) => <Moment time={notCounted.time} /> },
+                {
+                  title: 'What it had',
+                  wrap: true,
+                  cell: ({ notCounted: { entry } }) =>
+                    [
+                      ...Object.entries(entry.metrics).map(
+                        ([type, value]) => `${labelOfMetric(type)} ${format(value, kindOfMetric(type))}`,
+                      ),
+                      ...[entry.userId, entry.model].filter((name) => name !== null),
+                    ].join(', '),
+                },
+                { title: 'Came', cell: ({ recordedAt }) => <Moment time={recordedAt} ago /> },
+              ]}
+            >
+              <LoadMore list={list}>{format(String(all.length), 'count')} shown</LoadMore>
+            </Table>
           )
         }
       </Answer>
