@@ -461,6 +461,29 @@ test('an event that was not counted since its id is taken is listed with what it
   });
 });
 
+test('the explorer shows what came to a number after a day', async () => {
+  const merchantId = 'came late';
+  const entries = ['0.5', '0.75'].map((cost) => ({
+    ...{ id: `cost ${cost}`, merchantId, model: 'gpt-4o', time: `${yesterday}T12:00:00Z`, metrics: { cost } },
+  }));
+  await ingest.usage.record.mutate({ entries });
+  const merchants = encodeURIComponent(JSON.stringify([merchantId]));
+  await as(keys.viewer, async (page) => {
+    const address = `/app/explorer?by=model&from=${yesterday}&to=${today}&merchants=${merchants}`;
+    await open(page, address);
+    await page.getByRole('button', { name: 'Changed since' }).click();
+    const day = page.getByLabel('Changed since the end of');
+    expect(await day.inputValue()).toBe(yesterday);
+    const table = page.getByRole('group', { name: 'Usage by model' });
+    await expect.poll(() => table.locator('tbody tr').innerText()).toContain('+$1.25');
+    await expect.poll(() => table.locator('tfoot').innerText()).toContain('+$1.25');
+    expect(page.url()).toContain(`since=${yesterday}`);
+    await ingest.usage.void.mutate({ merchantId, id: 'cost 0.75', date: yesterday, reason: 'a test' });
+    await open(page, `${address}&since=${yesterday}`);
+    await expect.poll(() => table.locator('tfoot').innerText()).toContain('+$0.50');
+  });
+});
+
 test('a webhook gets what an alert fires, shows its secret once, and is sent again', async () => {
   const heard: string[] = [];
   const receiver = createServer((request, response) => {

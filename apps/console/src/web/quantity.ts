@@ -65,6 +65,10 @@ export const compare = (left: string, right: string): number => {
 export const isZero = (quantity: string): boolean => /^-?0*(\.0*)?$/.test(quantity);
 export const isNegative = (quantity: string): boolean => quantity.startsWith('-') && !isZero(quantity);
 
+/** Writes a difference with its sign. */
+export const signed = (difference: string, kind: Kind): string =>
+  `${isNegative(difference) || isZero(difference) ? '' : '+'}${format(difference, kind)}`;
+
 /** Returns part / whole in percent with one decimal; null if whole is 0. */
 export function percentage(part: string, whole: string): string | null {
   const [numerator, denominator] = [unitsOf(part), unitsOf(whole)];

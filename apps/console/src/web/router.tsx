@@ -110,6 +110,7 @@ const explorer = createRoute({
       sort: search.sort === 'key' ? ('key' as const) : isMeasure(search.sort) ? search.sort : undefined,
       order: oneOf(search.order, ['asc', 'desc']),
       compare: oneOf(search.compare, ['previous']),
+      since: isDay(search.since) ? search.since : undefined,
       chart: oneOf(search.chart, ['bars', 'lines']),
       cursor: textOf(search.cursor),
     }),

@@ -37,6 +37,8 @@ export type ExplorerSearch = FilterSearch & {
   sort?: MeasureId | 'key';
   order?: 'asc' | 'desc';
   compare?: 'previous';
+  /** A day: shows what changed after its end. */
+  since?: string;
   chart?: 'bars' | 'lines';
   cursor?: string;
 };

@@ -1,15 +1,15 @@
 import type { BreakdownRow } from '@tally/contracts';
 import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { useMemo } from 'react';
-import { api } from '../../api.ts';
+import { api, messageOf } from '../../api.ts';
 import { apiFilters, type DimensionId, dimensionOf, MEASURES, type MeasureId, measureOf } from '../../measures.ts';
-import { format, percentage, rateText } from '../../quantity.ts';
+import { format, isZero, percentage, rateText, signed, subtract } from '../../quantity.ts';
 import type { ExplorerSearch } from '../../search.ts';
-import { before, rangeText } from '../../time.ts';
+import { addDays, before, dayText, rangeText } from '../../time.ts';
 import { Swatch } from '../../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';
 import { Explained } from '../../ui/explained.tsx';
-import { Answer, Card, CellName, Delta, Empty, padOf, Skeleton } from '../../ui/parts.tsx';
+import { Answer, Banner, Card, CellName, Delta, Empty, padOf, Skeleton } from '../../ui/parts.tsx';
 import { type Column, Pager, Table } from '../../ui/table.tsx';
 import { CHARTED, OTHERS, OverTime } from './over-time.tsx';
 import { Pivot } from './pivot.tsx';
@@ -27,6 +27,8 @@ type Props = Shown & {
   sort: MeasureId | 'key';
   order: 'asc' | 'desc';
   cursor: string | undefined;
+  /** A day: shows what changed after its end. */
+  since: string | undefined;
   change: (next: Partial<ExplorerSearch>) => void;
 };
 
@@ -74,6 +76,7 @@ function Rows({
   sort,
   order,
   cursor,
+  since,
   change,
   color,
 }: Props & { color: ReadonlyMap<string, number> }) {
@@ -97,6 +100,20 @@ function Rows({
     ),
   );
   const then = earlier.data && new Map(earlier.data.rows.map(rowOf).map((row) => [idOf(row), row[measure]]));
+  const known = {
+    ...{ ...range, ...named, by: groupings, sortBy: measure },
+    ...(since && { asKnownOn: `${addDays(since, 1)}T00:00:00Z` }),
+  };
+  const knownRows = useQuery(
+    api.analytics.breakdown.queryOptions(
+      { ...known, ...shownOnly, limit: MOST },
+      { enabled: since !== undefined && (rows ?? []).length > 0 },
+    ),
+  );
+  const knownTotal = useQuery(
+    api.analytics.breakdown.queryOptions({ ...known, limit: 1 }, { enabled: since !== undefined }),
+  );
+  const atThatTime = knownRows.data && new Map(knownRows.data.rows.map(rowOf).map((row) => [idOf(row), row[measure]]));
   const filtersOf = ({ keys }: Row) => ({
     ...filters,
     ...Object.fromEntries(dimensions.map(({ filter }, place) => [filter, [keys[place]!]])),
@@ -122,7 +139,19 @@ function Rows({
     >
       <Answer query={query}>
         {(answer) => {
-          if (answer.rows.length === 0) return <Empty title="No usage here">{nothingFound(filters)}</Empty>;
+          if (answer.rows.length === 0)
+            return (
+              <Empty title="No usage here">
+                {nothingFound(filters)}
+                {since && knownTotal.data && !isZero(knownTotal.data.totals[measure]) && (
+                  <>
+                    {' '}
+                    At the end of {dayText(since)}, it was{' '}
+                    {format(knownTotal.data.totals[measure], measureOf(measure).kind)}.
+                  </>
+                )}
+              </Empty>
+            );
           const shown = answer.rows.map(rowOf);
           const pad = padOf([...shown.map(({ cost }) => cost), answer.totals.cost], 'money');
           const all = `All ${format(String(answer.total), 'count')}`;
@@ -140,6 +169,7 @@ function Rows({
           );
           return (
             <>
+              {since && knownTotal.error && <Banner>{messageOf(knownTotal.error)}</Banner>}
               <Table
                 label={`Usage by ${dimensions.map(({ name }) => name).join(' and ')}`}
                 rows={shown}
@@ -184,6 +214,26 @@ function Rows({
                     right: true,
                     cell: ({ successRate }) => <Rate value={successRate} />,
                     foot: <Rate value={answer.totals.successRate} />,
+                  },
+                  since !== undefined && {
+                    title: `Since ${dayText(since)}`,
+                    right: true,
+                    cell: (row) => (
+                      <Since
+                        current={row[measure]}
+                        known={
+                          atThatTime && (atThatTime.get(idOf(row)) ?? (knownRows.data!.nextCursor ? undefined : '0'))
+                        }
+                        {...{ measure, day: since }}
+                      />
+                    ),
+                    foot: (
+                      <Since
+                        current={answer.totals[measure]}
+                        known={knownTotal.data?.totals[measure]}
+                        {...{ measure, day: since }}
+                      />
+                    ),
                   },
                   compare && {
                     title: 'Change',
@@ -240,6 +290,28 @@ function Change({
   return (
     <span title={`${format(previous, kind)} ${about}`}>
       <Delta current={current} previous={previous} />
+    </span>
+  );
+}
+
+/** Shows what came to a number after the end of a day; a dash while it is not known. */
+function Since({
+  current,
+  known,
+  measure,
+  day,
+}: {
+  current: string;
+  known: string | undefined;
+  measure: MeasureId;
+  day: string;
+}) {
+  if (known === undefined) return <>–</>;
+  const { kind } = measureOf(measure);
+  const difference = subtract(current, known);
+  return (
+    <span className="num" title={`${format(known, kind)} as known at the end of ${dayText(day)} (UTC)`}>
+      {isZero(difference) ? 'no change' : signed(difference, kind)}
     </span>
   );
 }

@@ -19,7 +19,7 @@ import {
 } from '../../measures.ts';
 import { type ExplorerSearch, INTERVALS, type Interval, PERCENTILES } from '../../search.ts';
 import { useWho } from '../../session.tsx';
-import { countDays, PRESETS, type Range, rangeText, viewerZone } from '../../time.ts';
+import { addDays, countDays, PRESETS, type Range, rangeText, today, viewerZone } from '../../time.ts';
 import { Filters, PropertyFilter } from '../../ui/filters.tsx';
 import { Answer, Card, Empty, PageHead } from '../../ui/parts.tsx';
 import { Segments, Select, Switch } from '../../ui/popups.tsx';
@@ -93,6 +93,7 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
   const filters = readFilters(search);
   const crosses = and !== undefined && (!meter || isAdditive(meter));
   const pivot = crosses && search.view === 'pivot';
+  const canTellSince = !meter && by !== 'time' && !pivot;
   const change = (next: { [K in keyof ExplorerSearch]?: ExplorerSearch[K] | undefined }) =>
     void navigate({
       search: (known) => clean({ ...known, cursor: undefined, ...next }) as ExplorerSearch,
@@ -224,6 +225,26 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
         >
           Compare
         </Switch>
+        {canTellSince && (
+          <Switch
+            title="Show what late events, adjustments and voids changed after a day"
+            on={search.since !== undefined}
+            onChange={(on) => change({ since: on ? addDays(today(), -1) : undefined })}
+          >
+            Changed since
+          </Switch>
+        )}
+        {canTellSince && search.since !== undefined && (
+          <input
+            className="input"
+            type="date"
+            aria-label="Changed since the end of"
+            required
+            max={addDays(today(), -1)}
+            value={search.since}
+            onChange={({ target }) => target.value && change({ since: target.value })}
+          />
+        )}
       </div>
       <div className="filters">
         <Filters range={range} filters={filters} only={meter && groups.filter(isDimension)} onChange={changeFilters} />
@@ -261,6 +282,7 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
           {...{ measure, interval, pivot, sort, order, change }}
           {...dimensions}
           cursor={search.cursor}
+          since={search.since}
         />
       )}
     </div>

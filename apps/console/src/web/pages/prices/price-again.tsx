@@ -4,7 +4,7 @@ import { Download, Equal, History, Scale, Square } from 'lucide-react';
 import { useEffect, useRef, useState } from 'react';
 import { client, PageError, queryClient } from '../../api.ts';
 import { saveCsv } from '../../csv.ts';
-import { add, compare, format, isNegative, isZero } from '../../quantity.ts';
+import { add, compare, format, isZero, signed } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, dayText, type Range, rangeText, today } from '../../time.ts';
 import { Filters } from '../../ui/filters.tsx';
@@ -162,7 +162,7 @@ function Comparison({ question }: { question: Question }) {
           title="Apply these differences?"
           text={
             <>
-              What Tally priced of {rangeText(question)} changes by {signed(report.difference)}, to{' '}
+              What Tally priced of {rangeText(question)} changes by {signed(report.difference, 'money')}, to{' '}
               {format(report.new, 'money')}. Each change is an adjustment, which Explain shows; budgets and alerts
               follow. To take it back, set the old prices and price the usage again.
             </>
@@ -178,7 +178,6 @@ function Comparison({ question }: { question: Question }) {
   );
 }
 
-const signed = (money: string) => `${isNegative(money) || isZero(money) ? '' : '+'}${format(money, 'money')}`;
 const count = (number: number) => format(String(number), 'count');
 
 const Progress = ({ applied }: { applied: Applied | null }) => (
@@ -196,7 +195,7 @@ function Outcome({ applied: { days, of, adjustments, difference }, failed }: { a
   return (
     <Banner tone={isWhole ? 'good' : 'info'}>
       {isWhole ? 'Applied' : 'Applied in part'}: {count(adjustments)} adjustments on {count(days)} of {count(of)} days
-      changed the cost by {signed(difference)}.{!isWhole && ' Show the differences to see what is left.'}
+      changed the cost by {signed(difference, 'money')}.{!isWhole && ' Show the differences to see what is left.'}
     </Banner>
   );
 }
@@ -235,7 +234,7 @@ function Differences({ report, question, onApply }: { report: Report; question: 
                 CSV
               </Button>
               <Button kind="primary" onClick={onApply}>
-                Apply {signed(report.difference)}
+                Apply {signed(report.difference, 'money')}
               </Button>
             </div>
           )
