@@ -252,3 +252,29 @@ test('ends where pricing at first would have ended, whatever happened before', a
     { numRuns: runsOf({ short: 3, long: 6 }) },
   );
 });
+
+test('reports the greatest differences of more merchants than one statement reads, and the sums of all', async () => {
+  const day = '2026-10-05';
+  const [model, count, merchants] = ['of-everybody', 40_000, 'many-'];
+  const postgres = new pg.Client({ connectionString: ingest.databaseUrl });
+  await postgres.connect();
+  await postgres.query(
+    `insert into usage_priced (merchant_id, date, user_id, api_key, model, provider, call_size, priced_events,
+       priced_requests, priced_input_tokens, priced_cost)
+     select $1 || lpad(n::text, 5, '0'), $2::date, 'ada', '', $3, '', 0, 1, 1, n, n * 1000
+     from generate_series(1, $4::int) as n`,
+    [merchants, day, model, count],
+  );
+  const validFrom = '2026-01-01T00:00:00Z';
+  await ingest.admin.prices.set.mutate({ model, component: 'input', amount: '3', per: 1_000_000, validFrom });
+  const { rows, ...report } = await ingest.admin.prices.rerate.mutate({ startDate: day, endDate: day });
+  // One token costs 1000 nano-USD by the first prices, and 3000 now.
+  const tokens = (count * (count + 1)) / 2;
+  const usd = (nano: number) => String(nano / 1e9);
+  expect(report).toMatchObject({ truncated: true, old: usd(tokens * 1000), new: usd(tokens * 3000) });
+  expect(rows).toHaveLength(10_000);
+  expect(rows[0]).toMatchObject({ merchantId: 'many-30001', difference: usd(30_001 * 2000) });
+  expect(rows.at(-1)).toMatchObject({ merchantId: 'many-40000', difference: usd(40_000 * 2000) });
+  await postgres.query('delete from usage_priced where model = $1', [model]);
+  await postgres.end();
+});

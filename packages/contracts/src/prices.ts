@@ -270,8 +270,10 @@ export const prices = {
       dryRun: z.boolean(),
       /** False if pending events could not be flushed: call it again. */
       complete: z.boolean(),
-      /** By merchant, day and model, with rows that have no difference. */
+      /** By merchant, day and model, with rows that have no difference; at most 10,000. */
       rows: z.array(Rerated),
+      /** True if there are more rows: those with the greatest differences are listed. Sums are of all. */
+      truncated: z.boolean(),
       old: Quantity,
       new: Quantity,
       difference: Quantity,

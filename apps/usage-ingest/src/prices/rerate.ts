@@ -15,9 +15,12 @@ type Contract = (typeof ingest.prices)['rerate'];
 export type Rerate = (scope: z.output<Contract['input']>, actor: string) => Promise<z.input<Contract['output']>>;
 
 const PAGE = 5_000;
+/** Rows of a report. */
 const MAX_ROWS = 10_000;
 /** Cells of one call of `prices.rerate`: a row of the report has one for each size of its calls. */
-const MAX_CELLS = 30_000;
+const MAX_CELLS = 500_000;
+/** Cells in memory, of whole merchants. */
+const CELLS_AT_ONCE = 30_000;
 /** Rows of what Tally priced that one statement reads, at least one merchant's day. */
 const ROWS_AT_ONCE = 500_000;
 /** Rows that one statement returns to be adjusted, at least one merchant's day: some 1 kB each in memory. */
@@ -30,6 +33,7 @@ type By = { list: PriceList; scaleOf: Registry['scaleOf'] };
 /** A row of a day of what Tally priced, with another cost. */
 type Difference = PricedKey & { date: Day; reratings: number; old: Units; new: Units };
 type Sums = { events: number; unpriced: number; old: Units; new: Units };
+type Scope = Pick<z.output<Contract['input']>, 'startDate' | 'endDate' | 'merchantIds'>;
 type MerchantDay = { merchantId: string; date: Day };
 
 /** Cells by how they are priced: by their sums, by their events, or not at all. */
@@ -49,14 +53,24 @@ export function createRerate({
   /** Flushes everything acknowledged before the call; returns true if nothing is left. */
   drain(): Promise<boolean>;
 }): Rerate {
-  /** Finds rates for the cells of a range. Where sums cannot tell, events do, as long as the journal has them. */
-  async function sort(
-    scope: Pick<z.output<Contract['input']>, 'startDate' | 'endDate' | 'merchantIds'>,
-    list: PriceList,
-  ) {
-    const cells = await db.prices.pricedSums({ ...scope, limit: MAX_CELLS + 1 });
-    if (cells.length > MAX_CELLS) throw tooMany();
-    const ratesOf = await readCellRates(db.prices, scope, list);
+  /** Yields the cells of a range, those of some whole merchants at a time. */
+  async function* cellsOf(scope: Scope): AsyncGenerator<PricedCell[]> {
+    for (let [after, read] = ['', 0]; ; ) {
+      const found = await db.prices.pricedSums({ ...scope, after, limit: CELLS_AT_ONCE + 1 });
+      const isLast = found.length <= CELLS_AT_ONCE;
+      const cut = found.at(-1)?.merchant_id;
+      const cells = isLast ? found : found.filter(({ merchant_id }) => merchant_id !== cut);
+      read += cells.length;
+      if (read > MAX_CELLS) throw tooMany(MAX_CELLS);
+      if (cells.length === 0 && !isLast) throw tooMany(CELLS_AT_ONCE);
+      yield cells;
+      if (isLast) return;
+      after = cells.at(-1)!.merchant_id;
+    }
+  }
+
+  /** Finds rates for cells. Where sums cannot tell, events do, as long as the journal has them. */
+  function sort(cells: readonly PricedCell[], ratesOf: Awaited<ReturnType<typeof readCellRates>>): Sorted {
     const sorted: Sorted = { rated: [], unclear: new Map(), unpriced: [] };
     for (const cell of cells) {
       const day = dayKey(cell);
@@ -127,60 +141,76 @@ export function createRerate({
     const list = registry.current()!;
     const { scaleOf } = await meters.reload();
     const complete = await drain();
-    const { rated, unclear, unpriced } = await sort(scope, list);
-    const rows = new Map<string, Sums>();
+    const ratesOf = await readCellRates(db.prices, scope, list);
+    // Too many cells are refused before the first of them is changed.
+    if (!dryRun) for await (const _ of cellsOf(scope));
+    const report = createReport();
     let adjustments = 0;
-
-    for (const cell of unpriced) {
-      const [events, cost] = [Number(cell.priced_events), cell.priced_cost];
-      add(rows, reportKey(cell.merchant_id, cell.date, cell), { events, unpriced: events, old: cost, new: cost });
-    }
-    const apart = dryRun ? rated.filter((cell) => !addLinear(rows, cell)) : rated;
-    if (rows.size > MAX_ROWS) throw tooMany();
-    for (const cells of byRows(apart, ROWS_AT_ONCE)) {
-      const different = new Set<string>();
-      for (const { events, ...sum } of await db.prices.rerateSums(cells)) {
-        add(rows, reportKey(sum.merchant_id, sum.date, sum), { ...sum, events: Number(events), unpriced: 0 });
-        if (sum.different > 0) different.add(dayKey(sum));
+    for await (const cells of cellsOf(scope)) {
+      const { rated, unclear, unpriced } = sort(cells, ratesOf);
+      const rows = new Map<string, Sums>();
+      for (const cell of unpriced) {
+        const [events, cost] = [Number(cell.priced_events), cell.priced_cost];
+        add(rows, reportKey(cell.merchant_id, cell.date, cell), { events, unpriced: events, old: cost, new: cost });
       }
-      if (rows.size > MAX_ROWS) throw tooMany();
-      if (dryRun) continue;
-      const toAdjust = cells.filter((cell) => different.has(dayKey(cell)));
-      for (const some of byRows(toAdjust, ROWS_TO_ADJUST_AT_ONCE))
-        for (const [merchantId, own] of groupBy(await db.prices.rerateRows(some), (row) => row.merchant_id))
-          adjustments += await apply(merchantId, own, list, actor);
+      const apart = dryRun ? rated.filter((cell) => !addLinear(rows, cell)) : rated;
+      for (const some of byRows(apart, ROWS_AT_ONCE)) {
+        const different = new Set<string>();
+        for (const { events, ...sum } of await db.prices.rerateSums(some)) {
+          add(rows, reportKey(sum.merchant_id, sum.date, sum), { ...sum, events: Number(events), unpriced: 0 });
+          if (sum.different > 0) different.add(dayKey(sum));
+        }
+        if (dryRun) continue;
+        const toAdjust = some.filter((cell) => different.has(dayKey(cell)));
+        for (const part of byRows(toAdjust, ROWS_TO_ADJUST_AT_ONCE))
+          for (const [merchantId, own] of groupBy(await db.prices.rerateRows(part), (row) => row.merchant_id))
+            adjustments += await apply(merchantId, own, list, actor);
+      }
+      for (const some of unclear.values()) {
+        const { merchant_id: merchantId, date } = some[0]!;
+        const { sums, different } = await byEvents({ merchantId, date }, some, { list, scaleOf });
+        for (const [key, sum] of sums) add(rows, key, sum);
+        if (!dryRun) adjustments += await apply(merchantId, different, list, actor);
+      }
+      report.add(rows);
     }
-    for (const cells of unclear.values()) {
-      const { merchant_id: merchantId, date } = cells[0]!;
-      const { sums, different } = await byEvents({ merchantId, date }, cells, { list, scaleOf });
-      for (const [key, sum] of sums) add(rows, key, sum);
-      if (rows.size > MAX_ROWS) throw tooMany();
-      if (!dryRun) adjustments += await apply(merchantId, different, list, actor);
-    }
-
-    const total: Sums = { events: 0, unpriced: 0, old: 0n, new: 0n };
-    for (const row of rows.values()) addTo(total, row);
-    return {
-      ...{ version: list.version, dryRun, complete, adjustments },
-      rows: [...rows].sort().map(([key, { events, unpriced, ...sums }]) => {
-        const [merchantId, date, provider, model] = JSON.parse(key) as [string, Day, string, string];
-        return {
-          merchantId,
-          date,
-          provider: provider || null,
-          model: model || null,
-          events,
-          unpriced,
-          ...costsOf(sums),
-        };
-      }),
-      ...costsOf(total),
-    };
+    return { ...{ version: list.version, dryRun, complete, adjustments }, ...report.present() };
   };
 }
 
-const tooMany = () =>
-  new TallyError('TOO_MANY_ROWS', `More than ${MAX_ROWS} rows of merchant, day and model; name fewer days.`);
+/** The report of a call: sums of all rows, and the rows with the greatest differences. */
+function createReport() {
+  const total: Sums = { events: 0, unpriced: 0, old: 0n, new: 0n };
+  let [rows, truncated] = [[] as [key: string, sums: Sums][], false];
+  return {
+    add(more: ReadonlyMap<string, Sums>) {
+      for (const row of more.values()) addTo(total, row);
+      rows = [...rows, ...more];
+      if (rows.length <= MAX_ROWS) return;
+      const size = ([, { old, new: fresh }]: [string, Sums]) => (fresh < old ? old - fresh : fresh - old);
+      const bySize = (a: [string, Sums], b: [string, Sums]) => (size(a) > size(b) ? -1 : size(a) < size(b) ? 1 : 0);
+      rows = rows.sort(bySize).slice(0, MAX_ROWS);
+      truncated = true;
+    },
+    present: () => ({
+      rows: rows
+        .sort(([a], [b]) => compare(a, b))
+        .map(([key, { events, unpriced, ...sums }]) => {
+          const [merchantId, date, provider, model] = JSON.parse(key) as [string, Day, string, string];
+          const named = { merchantId, date, provider: provider || null, model: model || null };
+          return { ...named, events, unpriced, ...costsOf(sums) };
+        }),
+      truncated,
+      ...costsOf(total),
+    }),
+  };
+}
+
+const tooMany = (most: number) =>
+  new TallyError(
+    'TOO_MANY_ROWS',
+    `More than ${most} sums of merchant, day and model; name fewer days or some merchants.`,
+  );
 
 const cellKey = ({ model, provider, call_size }: Pick<PricedKey, 'model' | 'provider' | 'call_size'>) =>
   JSON.stringify([model, provider, call_size]);

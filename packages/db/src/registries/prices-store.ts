@@ -55,9 +55,12 @@ export type PricesStore = {
   /** Returns all active prices, at one moment. */
   current(): Promise<PriceVersion>;
   /**
-   * Sums of what Tally priced, or tried to, by merchant, day, model, provider and size of calls: at most `limit` cells.
+   * Sums of what Tally priced, or tried to, by merchant, day, model, provider and size of calls: at most `limit` cells,
+   * in this order, of merchants after `after`.
    */
-  pricedSums(scope: PricedScope & { providers?: readonly string[]; limit: number }): Promise<PricedCell[]>;
+  pricedSums(
+    scope: PricedScope & { providers?: readonly string[]; after?: string; limit: number },
+  ): Promise<PricedCell[]>;
   /**
    * Sums of a measure of what Tally priced, by windows of whole UTC days and by columns; those without any left out.
    * `keys` are in the order of PRICED_COLUMNS.
@@ -270,11 +273,11 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
         return { version: await versionBy(manager, 'prices/version'), prices: rows };
       }),
 
-    pricedSums: ({ startDate, endDate, merchantIds, providers, limit }) =>
+    pricedSums: ({ startDate, endDate, merchantIds, providers, after = '', limit }) =>
       runSql(
         dataSource,
         'priced-sums',
-        [startDate, endDate, merchantIds ?? null, limit, providers ?? null],
+        [startDate, endDate, merchantIds ?? null, limit, providers ?? null, after],
         PricedCellRow,
       ),
     pricedWindows: ({ measure, starts, end, by, filters, limit }) =>

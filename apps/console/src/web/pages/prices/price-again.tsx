@@ -6,7 +6,7 @@ import { client, PageError, queryClient } from '../../api.ts';
 import { saveCsv } from '../../csv.ts';
 import { add, compare, format, isZero, signed } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
-import { addDays, dayText, type Range, rangeText, today } from '../../time.ts';
+import { addDays, countDays, dayText, type Range, rangeText, today } from '../../time.ts';
 import { Filters } from '../../ui/filters.tsx';
 import {
   Banner,
@@ -76,8 +76,8 @@ function Comparison({ question }: { question: Question }) {
   }, []);
   const show = useMutation({ mutationFn: () => client.prices.rerate.mutate({ ...question, dryRun: true }) });
   const apply = useMutation({
-    mutationFn: async ({ version, rows }: Report) => {
-      const days = [...new Set(rows.map(({ date }) => date))].sort();
+    mutationFn: async (report: Report) => {
+      const days = daysOf(report, question);
       let done: Applied = { days: 0, of: days.length, adjustments: 0, difference: '0' };
       setApplied(done);
       for (const day of days) {
@@ -89,7 +89,7 @@ function Comparison({ question }: { question: Question }) {
           ...{ adjustments: done.adjustments + adjustments, difference: add(done.difference, difference) },
         };
         setApplied(done);
-        if (of.version !== version)
+        if (of.version !== report.version)
           throw new PageError(`The price list has changed meanwhile. ${dayText(day)} has the new prices already.`);
       }
       return done.days === days.length;
@@ -200,6 +200,12 @@ function Outcome({ applied: { days, of, adjustments, difference }, failed }: { a
   );
 }
 
+/** The days that have rows; all days of the range, where the report leaves rows out. */
+const daysOf = ({ rows, truncated }: Report, { startDate, endDate }: Range): string[] =>
+  truncated
+    ? Array.from({ length: countDays({ startDate, endDate }) }, (_, index) => addDays(startDate, index))
+    : [...new Set(rows.map(({ date }) => date))].sort();
+
 /** The rows that differ, the greatest first. */
 function Differences({ report, question, onApply }: { report: Report; question: Question; onApply: () => void }) {
   const different = report.rows
@@ -221,6 +227,11 @@ function Differences({ report, question, onApply }: { report: Report; question: 
         <Banner>
           {count(unpriced)} events have no price and keep the cost that they have.{' '}
           <Link to="/app/prices">Set their prices</Link> first.
+        </Banner>
+      )}
+      {report.truncated && (
+        <Banner tone="info">
+          Only the {count(report.rows.length)} rows with the greatest differences are listed. Sums are of all.
         </Banner>
       )}
       <Card
