@@ -95,7 +95,9 @@ local function add(keys, k, amounts, a, count, types, expiry, suffix)
     local key, amount = keys[k + i], amounts[a + i]
     local total = redis.pcall('INCRBY', key, amount)
     if type(total) == 'table' then
-      if string.find(total.err, 'OOM', 1, true) then error(total.err) end
+      -- Redis takes no writes: OOM, READONLY, MISCONF, NOREPLICAS. It says so before the first write of a script only.
+      local kind = string.match(total.err, '^%-?(%u+)')
+      if kind ~= 'ERR' and kind ~= 'WRONGTYPE' then error(total.err) end
       refused = string.find(total.err, 'overflow', 1, true) and LIMIT or UNUSABLE
       break
     end

@@ -1,10 +1,15 @@
 /**
- * Knows the merchants whose events this process lately wrote directly to Postgres: until their totals in Redis are
- * repaired, or distrusted by all readers, those are too low.
+ * Knows the merchants whose events lately went directly to Postgres: until their totals in Redis are repaired, or
+ * distrusted by all readers, those are too low. They are those that this process wrote, and all while Redis refuses writes.
  */
 export type DirectWrites = {
   /** Runs a write of events of these merchants. */
   track<T>(merchantIds: ReadonlySet<string>, write: () => Promise<T>): Promise<T>;
+  /**
+   * Says that Redis refuses writes now: other processes may write any merchant's events directly, and nobody can mark
+   * its totals in Redis.
+   */
+  redisRefusesWrites(): void;
   /** Whether totals of the merchant may be too low. */
   mayBeBehind(merchantId: string): boolean;
   /** Says that all totals are repaired that were known to be stale at this moment, by the same clock. */
@@ -21,6 +26,7 @@ type Writes = { underWay: number; lastAt: number; failedAt: number };
 /** `clock` returns milliseconds and never goes back. */
 export function createDirectWrites(clock: () => number): DirectWrites {
   const known = new Map<string, Writes>();
+  let refusedAt = Number.NEGATIVE_INFINITY;
   const isRecent = (at: number) => clock() - at < BEHIND_MS;
 
   function begin(merchantId: string): Writes {
@@ -53,7 +59,11 @@ export function createDirectWrites(clock: () => number): DirectWrites {
         if (known.size > MAX_MERCHANTS) forgetExpired();
       }
     },
+    redisRefusesWrites() {
+      refusedAt = clock();
+    },
     mayBeBehind(merchantId) {
+      if (isRecent(refusedAt)) return true;
       const writes = known.get(merchantId);
       return writes !== undefined && (writes.underWay > 0 || isRecent(writes.lastAt));
     },

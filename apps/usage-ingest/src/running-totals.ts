@@ -24,10 +24,7 @@ export function createRunningTotals(options: {
   db: Pick<Db, 'usage' | 'books'>;
   /** Flushes pending events of these merchants, for a bounded time. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<unknown>;
-  /**
-   * Returns true if this process lately wrote events of the merchant directly to Postgres, so that its totals may be
-   * too low.
-   */
+  /** Returns true if events of the merchant lately went directly to Postgres, so that its totals may be too low. */
   mayBeBehind(merchantId: string): boolean;
   now: () => number;
 }): RunningTotals {

@@ -142,6 +142,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     wanted: env.USAGE_SHARDS,
     onProblem: (problem) => log.error(problem),
   });
+  const directWrites = createDirectWrites(() => performance.now());
   const stores = watchStores({
     db,
     redis,
@@ -152,6 +153,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       log.warn({ store, err: reason }, reason ? 'a store is not used' : 'a store is used again');
       if (store === 'redis' && !reason) void readDurability().catch(() => {});
     },
+    onRefusedWrites: directWrites.redisRefusesWrites,
   });
   releasers.push('stores', () => stores.stop());
   const readiness = createReadiness({
@@ -187,7 +189,6 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   releasers.push('price list', () => refreshing.stop());
   const sawFallback = failureLog(log, 'a store could not take a batch; the other one is tried', { level: 'warn' });
   const oldLayout = createOldLayout(redis, db.journal);
-  const directWrites = createDirectWrites(() => performance.now());
   const sawConflicts = (count: number) => {
     if (count === 0) return;
     metrics.conflicts.inc(count);

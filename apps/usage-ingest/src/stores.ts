@@ -1,5 +1,6 @@
 import type { Db } from '@tally/db';
 import { type Breaker, createBreaker, mastersOf, type RedisClient, StoreUnusableError } from '@tally/service';
+import type { Redis } from 'ioredis';
 
 export type Stores = {
   postgres: Breaker;
@@ -17,6 +18,8 @@ export type StoresOptions = {
   /** Returns true if the number of shards of this Redis is known. */
   isShardCountKnown(): boolean;
   onChange(store: 'postgres' | 'redis', reason: Error | undefined): void;
+  /** Called every second while Redis answers and refuses writes. */
+  onRefusedWrites(): void;
 };
 
 const LOOK_MS = 1_000;
@@ -25,7 +28,14 @@ const LOOK_MS = 1_000;
  * Decides which stores take events. Leaves out a store that hangs, a Redis that evicts keys and a Postgres that may
  * lose commits, until they are fine again.
  */
-export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }: StoresOptions): Stores {
+export function watchStores({
+  db,
+  redis,
+  highMark,
+  isShardCountKnown,
+  onChange,
+  onRefusedWrites,
+}: StoresOptions): Stores {
   let [full, looking, isDurable] = [false, false, false];
 
   const postgres = createBreaker({
@@ -41,9 +51,10 @@ export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }
   });
 
   /** Returns the setting of Redis that forbids its use. */
-  async function lookAtMemory(): Promise<string | undefined> {
-    const facts = await Promise.all(mastersOf(redis).map((node) => node.info('memory')));
+  async function lookAtRedis(): Promise<string | undefined> {
+    const facts = await Promise.all(mastersOf(redis).map(factsOf));
     full = facts.some((info) => isAbove(info, highMark));
+    if (facts.some(refusesWrites)) onRefusedWrites();
     return facts.some(evicts) ? 'it evicts keys: set maxmemory-policy noeviction' : undefined;
   }
 
@@ -52,7 +63,7 @@ export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }
     async probe() {
       if (redis.status !== 'ready') throw new Error('it is not connected');
       if (!isShardCountKnown()) throw new Error('its number of shards is not known');
-      const problem = await lookAtMemory();
+      const problem = await lookAtRedis();
       if (problem) throw new Error(problem);
     },
     onChange: (reason) => onChange('redis', reason),
@@ -68,7 +79,7 @@ export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }
     if (looking) return;
     looking = true;
     // Any user of Redis notices that it does not answer.
-    const problem = await lookAtMemory().catch(() => undefined);
+    const problem = await lookAtRedis().catch(() => undefined);
     if (problem) breaker.open(new StoreUnusableError(`Redis is not used: ${problem}`));
     looking = false;
   }, LOOK_MS);
@@ -84,6 +95,23 @@ export function watchStores({ db, redis, highMark, isShardCountKnown, onChange }
       breaker.stop();
     },
   };
+}
+
+/** Sections by name: Redis 6 returns one, or all. */
+async function factsOf(node: Redis): Promise<string> {
+  return (await Promise.all(['memory', 'persistence', 'replication'].map((name) => node.info(name)))).join('\n');
+}
+
+/** Redis then answers reads, so only those who write notice: OOM, READONLY, MISCONF or NOREPLICAS. */
+function refusesWrites(info: string): boolean {
+  return (
+    isAbove(info, 1) ||
+    fact(info, 'role') === 'slave' ||
+    fact(info, 'aof_last_write_status') === 'err' ||
+    fact(info, 'rdb_last_bgsave_status') === 'err' ||
+    // Reported only if Redis demands replicas.
+    fact(info, 'min_slaves_good_slaves') === '0'
+  );
 }
 
 function isAbove(info: string, highMark: number): boolean {

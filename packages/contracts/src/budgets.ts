@@ -160,7 +160,10 @@ export type Checked = z.infer<typeof Checked>;
 const Settle = z.strictObject({ reservationId: ReservationId, entry: UsageEntry.optional() });
 
 const Settled = z.object({
-  /** False if the reservation had already ended, expired or been lost. */
+  /**
+   * False if the reservation had already ended, expired or been lost, and while the store of budgets is unavailable: then
+   * the reservation ends once that is available.
+   */
   settled: z.boolean(),
   accepted: z.number().int(),
   duplicates: z.number().int(),

@@ -74,6 +74,14 @@ async function rest(response: IncomingMessage): Promise<{ text: string; whole: b
   return { text: text.toString(), whole: response.complete };
 }
 
+/** Returns the statuses that exports were counted with. */
+async function statusesOf(port: number): Promise<string[]> {
+  const text = await (await fetch(`http://127.0.0.1:${port}/metrics`)).text();
+  return [...text.matchAll(/^tally_http_requests_total\{route="\/export[^}]*status="(\d+)"/gm)].map(
+    ([, status]) => status!,
+  );
+}
+
 async function* endless() {
   for (;;) yield [];
 }
@@ -114,6 +122,8 @@ test('a reader that stalls is ended, and holds no connection meanwhile', async (
   const response = await begin(port, `/export/usage.csv?${RANGE}`);
   await expect.poll(held).toBe(0);
   expect((await rest(response)).whole).toBe(false);
+  // It is the reader's fault, so it is no error of the service.
+  await expect.poll(() => statusesOf(port)).toEqual(['499']);
 });
 
 test('a download that nobody reads gives its place back', async () => {
@@ -188,6 +198,7 @@ test('an export for which the disk has no room is cut off, and gives its room ba
   const { port } = await listening({ EXPORT_SPOOL_MB: '1' });
   const large = await begin(port, `/export/usage.csv?${RANGE}`);
   expect((await rest(large)).whole).toBe(false);
+  await expect.poll(() => statusesOf(port)).toEqual(['503']);
   const small = await begin(port, '/export/usage.csv?startDate=2026-01-01&endDate=2026-01-01');
   expect((await rest(small)).whole).toBe(true);
 });

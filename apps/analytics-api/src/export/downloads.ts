@@ -1,6 +1,6 @@
 import { setImmediate } from 'node:timers/promises';
 import { TallyError } from '@tally/contracts';
-import type { FairQueue, Log } from '@tally/service';
+import { type FairQueue, type Log, RequestAborted } from '@tally/service';
 import type { Format } from './formats.ts';
 import { gzipped } from './gzip.ts';
 import { openSpool, type Spool } from './spool.ts';
@@ -75,7 +75,8 @@ export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: Downl
           for await (const chunk of gzip ? gzipped(file) : file) {
             if (ended) return;
             await spool.append(chunk);
-            if (bytesOnDisk() > maxBytes) throw new Error(`Exports have more than ${maxBytes} bytes on disk.`);
+            if (bytesOnDisk() > maxBytes)
+              throw new TallyError('UNAVAILABLE', `Exports have more than ${maxBytes} bytes on disk.`);
           }
         } finally {
           await rows.return?.();
@@ -112,11 +113,11 @@ export function createDownloads({ queue, atOnce, maxBytes, stallMs, log }: Downl
         log.warn({ err: error }, 'export aborted');
         // Node sends what was just written at the next tick: the last line must go out before the connection ends.
         await setImmediate();
-        controller.error(new Error('The export was aborted.'));
+        controller.error(error);
         await end();
       };
       const expectReader = (controller: ReadableStreamDefaultController) => {
-        const error = new Error(`The reader took nothing for ${stallMs} ms.`);
+        const error = new RequestAborted(`The reader took nothing for ${stallMs} ms.`);
         stalled = setTimeout(() => void fail(controller, error), stallMs);
       };
 

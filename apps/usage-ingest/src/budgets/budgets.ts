@@ -32,7 +32,7 @@ import { assertMerchant, type Caller, decodeCursor, encodeCursor, within } from 
 import { z } from 'zod';
 import type { Accept } from '../accept.ts';
 import { FRESH_MS } from '../versioned-list.ts';
-import { type Decided, type Ended, type Ledger, RebuildNeeded, type Request } from './ledger.ts';
+import { type Decided, type Ended, type Ledger, RebuildNeeded, type Request, type Settlement } from './ledger.ts';
 import { type BudgetList, type BudgetRegistry, slotOf } from './registry.ts';
 import type { Spend } from './spend.ts';
 
@@ -236,14 +236,27 @@ export function createBudgets(options: {
     });
   }
 
-  /** Ends reservations without an event. While Redis is unavailable, they are lost or expire by themselves. */
-  const end = async (ids: readonly string[]): Promise<readonly boolean[]> =>
-    ids.length === 0
-      ? []
-      : ledger.settle(ids.map((id) => ({ id }))).ended.then(
-          (all) => all.map(wasOpen),
-          () => ids.map(() => false),
-        );
+  /** Settles now; resolves with nothing if Redis does not take it. Then it is settled later, unless Redis loses it. */
+  function settle(items: readonly Settlement[]): {
+    isSure: Promise<void>;
+    ended: Promise<readonly Ended[] | undefined>;
+  } {
+    const { isSure, ended } = ledger.settle(items);
+    return {
+      isSure,
+      ended: ended.catch(() => {
+        ledger.settleLater(items);
+        return undefined;
+      }),
+    };
+  }
+
+  /** Ends reservations without an event. */
+  async function end(ids: readonly string[]): Promise<readonly boolean[]> {
+    if (ids.length === 0) return [];
+    const ended = await settle(ids.map((id) => ({ id }))).ended;
+    return ids.map((_, at) => ended !== undefined && wasOpen(ended[at]!));
+  }
 
   async function settleAll(
     settlements: readonly { reservationId: string; entry?: UsageEntry | undefined }[],
@@ -269,16 +282,14 @@ export function createBudgets(options: {
         },
         async beforeStore(lines) {
           await registry.freshen();
-          const { isSure, ended } = ledger.settle(
+          const { isSure, ended } = settle(
             lines.map(({ index, line }) => ({
               id: settlements[withEntry[index]!]!.reservationId,
               event: { identity: spend.identityOf(line), amounts: spend.amountsOf(line) },
             })),
           );
-          // Where Redis is unavailable, the reservation is lost or expires by itself.
-          const all = ended.catch(() => undefined);
           lines.forEach(({ index, line }, at) => {
-            ending.set(withEntry[index]!, { line, ended: all.then((each) => each?.[at]) });
+            ending.set(withEntry[index]!, { line, ended: ended.then((all) => all?.[at]) });
           });
           await isSure;
         },

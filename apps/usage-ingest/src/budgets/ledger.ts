@@ -63,6 +63,8 @@ const MAX_RESERVATIONS = 1_000_000;
 const MAX_NOTES = 500_000;
 const ENDED: readonly Ended[] = ['unknown', 'open', 'repeated'];
 const VERDICTS: readonly Verdict[] = ['refused', 'allowed', 'conflict', 'full', 'unknown'];
+/** Settlements of one process that wait for Redis: some 50 MB. */
+const MAX_LATE = 100_000;
 /** A larger call would block other calls of Redis for more than some milliseconds. */
 const CALL = { maxItems: 200, maxBytes: 256 * 1024 };
 const ROUGH_BYTES = 200;
@@ -120,6 +122,8 @@ export function createLedger(redis: RedisClient) {
     },
   });
 
+  const late = new Map<string, Settlement>();
+
   /** Reads fields of the sums, some at a time. */
   async function fields(names: readonly string[]): Promise<(string | null)[]> {
     const values: (string | null)[] = [];
@@ -147,6 +151,20 @@ export function createLedger(redis: RedisClient) {
             () => {},
           );
       return { isSure, ended };
+    },
+
+    /** Remembers settlements that Redis did not take, for `settleLate`. Beyond a limit, their reservations expire. */
+    settleLater(items: readonly Settlement[]): void {
+      for (const item of items) if (item.id !== undefined && late.size < MAX_LATE) late.set(item.id, item);
+    },
+    /** Settles what `settleLater` remembers. Rejects while Redis does not take it. */
+    async settleLate(): Promise<void> {
+      const all = [...late.values()];
+      for (let at = 0; at < all.length; at += CALL.maxItems) {
+        const items = all.slice(at, at + CALL.maxItems);
+        await settling(items).results;
+        for (const item of items) if (late.get(item.id!) === item) late.delete(item.id!);
+      }
     },
 
     /** Starts a reading of spend. */

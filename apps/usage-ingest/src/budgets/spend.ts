@@ -93,6 +93,7 @@ export function createSpend(options: {
   }
 
   async function tick(): Promise<void> {
+    await ledger.settleLate();
     await registry.refresh();
     const list = registry.current();
     if (!list || list.budgets.length === 0) return;

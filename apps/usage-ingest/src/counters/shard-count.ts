@@ -46,7 +46,8 @@ export function createShardCount(options: {
         const before = await inRedis().catch(() => undefined);
         if (before !== undefined) use(before);
         const inPostgres = await store.count(wanted);
-        await redis.set(SHARD_COUNT_KEY, inPostgres, 'NX');
+        // A Redis that is full refuses this, and needs a flush most.
+        if (before === undefined) await redis.set(SHARD_COUNT_KEY, inPostgres, 'NX');
         const count = (await inRedis()) ?? inPostgres;
         use(count);
         agreed = true;

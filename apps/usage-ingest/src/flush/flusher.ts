@@ -56,8 +56,9 @@ export function startFlusher(options: FlusherOptions): Loop {
     startLoop(intervalMs, work, failureLog(log, `${what} failed; it is tried again`));
 
   const flushOnce = async () => {
-    // Each flusher holds at most its part of the shards, so that the others have work.
-    const flushers = await counters.reportFlusher(name, options.now());
+    // Each flusher holds at most its part of the shards, so that the others have work. A full Redis refuses the report,
+    // and only a flush makes room in it.
+    const flushers = await counters.reportFlusher(name, options.now()).catch(() => 1);
     const limit = Math.ceil(counters.keys.shards / Math.max(1, flushers));
     const { errors, leftOut } = await drain.drain({ wait: false, limit });
     metrics.flushErrors.inc(errors.length);

@@ -57,7 +57,10 @@ export type Exchange = {
   readonly event: Record<string, unknown>;
   /** The status of the error that interrupted an answer after its start. */
   brokenBy?: number;
-  /** Notes that error: a stream closes the response before whoever waits for the stream learns of it. */
+  /**
+   * Notes that error, unless the client caused it: a stream closes the response before whoever waits for the stream
+   * learns of it.
+   */
   broken(error: unknown): void;
   /** Writes the status and the headers, plus those that every answer has. */
   head(status: number, headers: Record<string, string>): void;
@@ -165,6 +168,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       search: question < 0 ? '' : url.slice(question + 1),
       event,
       broken(error) {
+        if (error instanceof RequestAborted) return;
         const known = understand(error);
         exchange.brokenBy ??= endpoint?.errorBody?.(known, request)?.status ?? ERRORS[known.code].status;
       },

@@ -10,9 +10,10 @@ const CASES: [how: string, error: unknown, code: string][] = [
   ['lost between two statements', failed('Query runner already released. Cannot run queries anymore.'), 'UNAVAILABLE'],
   ['lost within a call', failed('x', { cause: failed('reset', { code: 'ECONNRESET' }) }), 'UNAVAILABLE'],
   ['not reached in time', new DOMException('The operation timed out.', 'TimeoutError'), 'UNAVAILABLE'],
-  ...['53100', '53200', '53300', '53400', '25006', '57P01', '57P02', '57P03', '57P04', '58030', '08006', '08P01'].map(
-    (code) => [code, postgres(code), 'UNAVAILABLE'] as [string, unknown, string],
-  ),
+  ...[
+    ...['53100', '53200', '53300', '53400', '25006', '25P03', '25P04', '57P01', '57P02', '57P03', '57P04', '57P05'],
+    ...['58030', '08006', '08P01'],
+  ].map((code) => [code, postgres(code), 'UNAVAILABLE'] as [string, unknown, string]),
   ...[
     "OOM command not allowed when used memory > 'maxmemory'.",
     "READONLY You can't write against a read only replica.",

@@ -14,8 +14,8 @@ const CODES: [RegExp, Fault][] = [
     'unreachable',
   ],
   [/^UND_ERR_(SOCKET|CLOSED|CONNECT_TIMEOUT|HEADERS_TIMEOUT|BODY_TIMEOUT)$/, 'unreachable'],
-  // Connection exceptions; shut down, crashed, starting, dropped, idle too long.
-  [/^(08...|57P0[1-5])$/, 'unreachable'],
+  // Connection exceptions; shut down, crashed, starting, dropped, idle too long; a transaction idle or open too long.
+  [/^(08...|57P0[1-5]|25P0[34])$/, 'unreachable'],
   // Disk full; read-only; I/O error.
   [/^(53100|25006|58030)$/, 'readOnly'],
   // Out of memory, of connections, of another limit; serialization and deadlock; a lock that is not free.
