@@ -4,6 +4,7 @@ import type { DataSource } from 'typeorm';
 import { commentColumns } from './comments.ts';
 import { connect, createDataSource, SESSION, throwRefusal } from './data-source.ts';
 import { LOCKS } from './locks.ts';
+import { loadMigrations, MIGRATION_NAMES } from './migrations/index.ts';
 import { sql } from './run-sql.ts';
 import { sqlState } from './transactions.ts';
 
@@ -53,7 +54,7 @@ export async function isMigrated(dataSource: DataSource): Promise<boolean> {
     throw error;
   });
   const applied = new Set(rows.map(({ name }) => name));
-  return dataSource.migrations.every(({ name }) => applied.has(name!));
+  return MIGRATION_NAMES.every((name) => applied.has(name));
 }
 
 async function applied(dataSource: { query(text: string): Promise<{ count: string }[]> }): Promise<number> {
@@ -61,8 +62,10 @@ async function applied(dataSource: { query(text: string): Promise<{ count: strin
   return Number(row!.count);
 }
 
-const openForMigration = (url: string): Promise<DataSource> =>
-  connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0, applicationName: MIGRATION }));
+async function openForMigration(url: string): Promise<DataSource> {
+  const options = { poolSize: 2, statementTimeoutMs: 0, applicationName: MIGRATION };
+  return connect(createDataSource(url, options, await loadMigrations()));
+}
 
 /** The lock has a connection of its own, so that it outlasts every transaction and dies with the process. */
 async function locked<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {
