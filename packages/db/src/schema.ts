@@ -32,15 +32,19 @@ export async function migrate(url: string): Promise<string[]> {
   });
 }
 
-/** Reverts the newest migration; returns false if there was none. */
-export async function undoMigration(url: string): Promise<boolean> {
-  return locked(url, async () => {
+/**
+ * Reverts migrations, newest first, while there is one and `isWanted` allows another; default: all. Each is a
+ * transaction of its own.
+ */
+export async function undoMigrations(
+  url: string,
+  isWanted: (undone: number) => Promise<boolean> | boolean = () => true,
+): Promise<void> {
+  await locked(url, async () => {
     const dataSource = await openForMigration(url);
     try {
-      const before = await applied(dataSource);
-      if (before === 0) return false;
-      await dataSource.undoLastMigration({ transaction: 'each' });
-      return true;
+      for (let undone = 0; (await applied(dataSource)) > 0 && (await isWanted(undone)); undone++)
+        await dataSource.undoLastMigration({ transaction: 'each' });
     } finally {
       await dataSource.destroy();
     }
