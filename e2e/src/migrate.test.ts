@@ -1,7 +1,7 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
 import { fileURLToPath } from 'node:url';
-import { migrate, undoMigration } from '@tally/db';
+import { migrate, undoMigrations } from '@tally/db';
 import { assertBuilt, freshDatabase, until } from '@tally/testkit';
 import pg from 'pg';
 import { expect, test } from 'vitest';
@@ -15,7 +15,7 @@ test('migrating goes on where a migration was killed that still builds an index,
   await Promise.all([client.connect(), vacuum.connect()]);
   const isThere = async (index: string) =>
     (await client.query('select to_regclass($1) is not null as found', [index])).rows[0].found;
-  while (await isThere('usage_daily_date_merchant')) await undoMigration(url);
+  await undoMigrations(url, () => isThere('usage_daily_date_merchant'));
   /** The connections that wait to build an index. */
   const waiting = async (): Promise<number[]> => {
     const { rows } = await client.query(

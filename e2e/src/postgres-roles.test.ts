@@ -3,7 +3,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { dayOf } from '@tally/contracts';
 import { createAnalyticsClient, createEngineClient, createIngestClient } from '@tally/contracts/client';
-import { migrate, openDb, undoMigration } from '@tally/db';
+import { migrate, openDb, undoMigrations } from '@tally/db';
 import { freshRedis, startServiceProcess } from '@tally/testkit';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
@@ -81,7 +81,7 @@ describe('the private Postgres', () => {
     await after.close();
     // The role can change what it owns.
     expect(await migrate(servers.databaseUrl)).toEqual([]);
-    while (await undoMigration(servers.databaseUrl));
+    await undoMigrations(servers.databaseUrl);
     await migrate(servers.databaseUrl);
     expect(await query(servers.databaseUrl, OWNERS)).toEqual([{ owner: 'tally_owner' }]);
   });
@@ -121,7 +121,7 @@ describe("a Postgres of one's own", () => {
       and pg_has_role(oid, 'member')) as found`;
       expect(await query(DATABASE_URL, reads)).toEqual([{ found: hasReader }]);
       await work(DATABASE_URL);
-      while (await undoMigration(DATABASE_URL));
+      await undoMigrations(DATABASE_URL);
     },
     350_000,
   );

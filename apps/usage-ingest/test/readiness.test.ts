@@ -4,7 +4,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pathsOf } from '@tally/contracts';
 import { createIngestClient, type IngestClient } from '@tally/contracts/client';
-import { migrate, undoMigration } from '@tally/db';
+import { migrate, undoMigrations } from '@tally/db';
 import { createLog, createReleasers } from '@tally/service';
 import { OPEN_PATHS, pathsWithoutKey, servedAndStated } from '@tally/testkit';
 import { Redis } from 'ioredis';
@@ -71,7 +71,7 @@ const degradedBy = (...notes: string[]) => ({ ok: true, degraded: true, notes })
 
 test('a service on a schema older than its release is not ready until the migrations ran', async () => {
   const own = createReleasers();
-  await undoMigration(servers.databaseUrl);
+  await undoMigrations(servers.databaseUrl, (undone) => undone === 0);
   const early = await createIngestService(envWith({}), { log: createLog('early', 'silent'), releasers: own });
   const answer = async () => (await early.app.request('/readyz')).json();
   expect(await answer()).toMatchObject({

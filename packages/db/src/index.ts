@@ -94,5 +94,5 @@ export type { Scope } from './rollups/scope.ts';
 export type { ExportRow, GroupRow, MerchantMetric, Position, Sums, UsageReader } from './rollups/usage-reader.ts';
 export type { MerchantDay } from './rows.ts';
 export type { Executor } from './run-sql.ts';
-export { migrate, undoMigration } from './schema.ts';
+export { migrate, undoMigrations } from './schema.ts';
 export { sqlState } from './transactions.ts';

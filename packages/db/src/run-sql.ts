@@ -2,8 +2,9 @@ import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import type pg from 'pg';
-import { type DataSource, QueryFailedError, type QueryRunner } from 'typeorm';
+import type { DataSource, QueryRunner } from 'typeorm';
 import type { z } from 'zod';
+import { QueryFailedError } from './typeorm.ts';
 
 /** Anything that runs a statement: the pool, or one transaction. */
 export type Executor = { query(text: string, values?: readonly unknown[]): Promise<unknown> };

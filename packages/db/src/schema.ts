@@ -4,6 +4,7 @@ import type { DataSource } from 'typeorm';
 import { commentColumns } from './comments.ts';
 import { connect, createDataSource, SESSION, throwRefusal } from './data-source.ts';
 import { LOCKS } from './locks.ts';
+import { loadMigrations, MIGRATION_NAMES } from './migrations/index.ts';
 import { sql } from './run-sql.ts';
 import { sqlState } from './transactions.ts';
 
@@ -31,15 +32,19 @@ export async function migrate(url: string): Promise<string[]> {
   });
 }
 
-/** Reverts the newest migration; returns false if there was none. */
-export async function undoMigration(url: string): Promise<boolean> {
-  return locked(url, async () => {
+/**
+ * Reverts migrations, newest first, while there is one and `isWanted` allows another; default: all. Each is a
+ * transaction of its own.
+ */
+export async function undoMigrations(
+  url: string,
+  isWanted: (undone: number) => Promise<boolean> | boolean = () => true,
+): Promise<void> {
+  await locked(url, async () => {
     const dataSource = await openForMigration(url);
     try {
-      const before = await applied(dataSource);
-      if (before === 0) return false;
-      await dataSource.undoLastMigration({ transaction: 'each' });
-      return true;
+      for (let undone = 0; (await applied(dataSource)) > 0 && (await isWanted(undone)); undone++)
+        await dataSource.undoLastMigration({ transaction: 'each' });
     } finally {
       await dataSource.destroy();
     }
@@ -53,7 +58,7 @@ export async function isMigrated(dataSource: DataSource): Promise<boolean> {
     throw error;
   });
   const applied = new Set(rows.map(({ name }) => name));
-  return dataSource.migrations.every(({ name }) => applied.has(name!));
+  return MIGRATION_NAMES.every((name) => applied.has(name));
 }
 
 async function applied(dataSource: { query(text: string): Promise<{ count: string }[]> }): Promise<number> {
@@ -61,8 +66,10 @@ async function applied(dataSource: { query(text: string): Promise<{ count: strin
   return Number(row!.count);
 }
 
-const openForMigration = (url: string): Promise<DataSource> =>
-  connect(createDataSource(url, { poolSize: 2, statementTimeoutMs: 0, applicationName: MIGRATION }));
+async function openForMigration(url: string): Promise<DataSource> {
+  const options = { poolSize: 2, statementTimeoutMs: 0, applicationName: MIGRATION };
+  return connect(createDataSource(url, options, await loadMigrations()));
+}
 
 /** The lock has a connection of its own, so that it outlasts every transaction and dies with the process. */
 async function locked<T>(url: string, work: (client: pg.Client) => Promise<T>): Promise<T> {

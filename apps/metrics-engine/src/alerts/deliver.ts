@@ -1,7 +1,7 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import type { Db, DueDelivery } from '@tally/db';
 import { type Loop, startLoop } from '@tally/service';
-import { Agent, request } from 'undici';
+import type { Agent, request } from 'undici';
 import { assertPublicHost, lookupPublic, type Resolve } from './address-guard.ts';
 import { signedHeaders } from './signature.ts';
 
@@ -32,11 +32,18 @@ export function createDeliver(options: {
   onError(error: unknown): void;
 }) {
   const { store, allowPrivate, resolve, now } = options;
-  const agent = new Agent({
-    connect: { timeout: CONNECT_MS, ...(!allowPrivate && { lookup: lookupPublic(resolve) }) },
-    maxHeaderSize: MAX_ANSWER_BYTES,
-    keepAliveTimeout: 1_000,
-  });
+  let loaded: Promise<{ request: typeof request; dispatcher: Agent }> | undefined;
+
+  /** Loads undici at the first message: many installations send none. */
+  const load = () =>
+    (loaded ??= import('undici').then((undici) => ({
+      request: undici.request,
+      dispatcher: new undici.Agent({
+        connect: { timeout: CONNECT_MS, ...(!allowPrivate && { lookup: lookupPublic(resolve) }) },
+        maxHeaderSize: MAX_ANSWER_BYTES,
+        keepAliveTimeout: 1_000,
+      }),
+    })));
 
   /** How many messages of each webhook are in progress. */
   const inProgress = new Map<string, number>();
@@ -49,9 +56,10 @@ export function createDeliver(options: {
       const url = new URL(delivery.url);
       if (!allowPrivate) assertPublicHost(url);
       const secrets = [delivery.secret, ...(delivery.previous_secret === null ? [] : [delivery.previous_secret])];
-      const response = await request(url, {
+      const undici = await load();
+      const response = await undici.request(url, {
         method: 'POST',
-        dispatcher: agent,
+        dispatcher: undici.dispatcher,
         headers: {
           'content-type': 'application/json',
           'user-agent': 'Tally',
@@ -143,7 +151,7 @@ export function createDeliver(options: {
         },
       };
     },
-    close: () => agent.destroy(),
+    close: async () => (await loaded)?.dispatcher.destroy(),
   };
 }
 

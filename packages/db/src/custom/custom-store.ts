@@ -1,12 +1,13 @@
 import type { Day, MetricCost, MetricFields, MetricVisibility } from '@tally/contracts';
 import pg from 'pg';
-import { type DataSource, type FindOptionsWhere, IsNull, MoreThan, Raw } from 'typeorm';
+import type { DataSource, FindOptionsWhere } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
 import { CustomMetricEntity, type CustomMetricRow, CustomMetricVersionEntity } from '../entities/custom-metric.ts';
 import { nodesOf, type PlanNode, PlanRow, remotePlansIn } from '../query-plan.ts';
 import { DateText, Moment } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
+import { IsNull, MoreThan, Raw } from '../typeorm.ts';
 import { priceOf } from './metric-price.ts';
 import { type HowToWrite, type MetricQuery, metricTypesIn, writeCount, writeMetricQuery } from './metric-query.ts';
 

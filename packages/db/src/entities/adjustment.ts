@@ -1,5 +1,5 @@
 import type { Day } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 /** A correction. Its measures are bigints, which the driver returns as text; `metrics` has the other metric types. */
 export type AdjustmentRow = {

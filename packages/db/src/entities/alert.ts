@@ -1,5 +1,5 @@
 import type { AlertCondition, AlertKind, WebhookEvent } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 export type WebhookRow = {
   id: string;

@@ -1,5 +1,5 @@
 import type { Role } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 export type ApiKeyRow = {
   id: string;

@@ -1,5 +1,5 @@
 import type { BillKind, BillProvider } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 /** A bill of a provider. `amount` and `rounding`, the unit of its amounts, are nano-USD; numeric columns are text. */
 export type BillRow = {

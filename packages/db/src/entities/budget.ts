@@ -1,5 +1,5 @@
 import type { BudgetFields, ScaleOf } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 import type { MeterRow } from './meter.ts';
 
 /** The definition of a meter as a budget keeps it. */

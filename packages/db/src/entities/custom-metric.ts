@@ -1,5 +1,5 @@
 import type { MetricFields, MetricVisibility } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 /** A custom metric; its formula is in its versions. */
 export type CustomMetricRow = {

@@ -1,6 +1,6 @@
 import type { Day } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
 import type { JournalLine } from '../journal/journal-line.ts';
+import { EntitySchema } from '../typeorm.ts';
 
 export type DeadLetterRow = {
   id: string;

@@ -1,5 +1,5 @@
 import type { DirectoryKind } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 /** The name of a user, an API key or a merchant. */
 export type DirectoryEntryRow = {

@@ -1,5 +1,5 @@
 import type { Day, Measure } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 /** Sums of a day, in units, as text. */
 export type DaySums = Record<Exclude<Measure, 'failed_requests'> | 'failed', string>;

@@ -1,5 +1,5 @@
 import type { MeterAggregation } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 export type MeterRow = {
   id: number;

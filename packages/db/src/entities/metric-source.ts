@@ -1,5 +1,5 @@
-import { EntitySchema } from 'typeorm';
 import type { HostSource, SourceShape } from '../custom/metric-sources.ts';
+import { EntitySchema } from '../typeorm.ts';
 
 /** A view of the host application that formulas read. */
 export type MetricSourceRow = {

@@ -1,5 +1,5 @@
 import type { PriceComponent } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 /** A price; an empty text matches everything. bigint and numeric columns are text. */
 export type PriceRow = {

@@ -1,5 +1,5 @@
 import type { Day, JobKind, JobStatus } from '@tally/contracts';
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 /** A run that computes rollups. */
 export type RollupJobRow = {

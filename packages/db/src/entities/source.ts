@@ -1,4 +1,4 @@
-import { EntitySchema } from 'typeorm';
+import { EntitySchema } from '../typeorm.ts';
 
 /** Counts of a source, over all processes. Counts are bigints, which the driver returns as text. */
 export type SourceStateRow = {

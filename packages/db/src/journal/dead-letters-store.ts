@@ -1,9 +1,10 @@
 import type { Day, Units as UnitsType } from '@tally/contracts';
-import { And, type DataSource, In, IsNull, MoreThan } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { DeadLetterEntity, type DeadLetterRow } from '../entities/dead-letter.ts';
 import { DateText, type MerchantDay, Units } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
+import { And, In, IsNull, MoreThan } from '../typeorm.ts';
 import type { JournalLine } from './journal-line.ts';
 
 export type DeadLetter = Omit<DeadLetterRow, 'createdAt' | 'resolvedAt'> & {

@@ -1,5 +1,5 @@
 import { addDays, type Day } from '@tally/contracts';
-import { type DataSource, IsNull } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
@@ -8,6 +8,7 @@ import type { DayVersion } from '../rollups/checks-store.ts';
 import { DateText, type MerchantDay } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
+import { IsNull } from '../typeorm.ts';
 import { lockMeters } from './meter-lock.ts';
 import {
   bindings,

@@ -1,5 +1,5 @@
 import { addDays, type Day, eachDay, monthOf, QUARTER_HOUR_MS } from '@tally/contracts';
-import { type DataSource, In, IsNull } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
 import { MeterEntity, type MeterRow } from '../entities/meter.ts';
@@ -8,6 +8,7 @@ import { afterCommits, betweenMoments } from '../one-moment.ts';
 import { DateText, type MerchantDay } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
+import { In, IsNull } from '../typeorm.ts';
 import { createMeterChecks, type MeterChecks } from './meter-checks-store.ts';
 import { lockMeters, tryLockMeters } from './meter-lock.ts';
 import {

@@ -1,10 +1,11 @@
 import { BUILT_IN_METERS, type Day, MAX_METERS, type MeterDefinition, TallyError } from '@tally/contracts';
-import { type DataSource, type EntityManager, In, IsNull } from 'typeorm';
+import type { DataSource, EntityManager } from 'typeorm';
 import { z } from 'zod';
 import { MeterEntity, type MeterRow, MeterVersionEntity, type MeterVersionRow } from '../entities/meter.ts';
 import { DateText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 import { boundWaits } from '../transactions.ts';
+import { In, IsNull } from '../typeorm.ts';
 import { lockMeters } from './meter-lock.ts';
 import { declareScale } from './metric-types-store.ts';
 

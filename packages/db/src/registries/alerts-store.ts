@@ -1,9 +1,10 @@
 import { type Day, MAX_ALERTS, MAX_WEBHOOKS, TallyError, type WebhookDelivery, WebhookEvent } from '@tally/contracts';
-import { type DataSource, type EntitySchema, type FindOptionsWhere, IsNull } from 'typeorm';
+import type { DataSource, EntitySchema, FindOptionsWhere } from 'typeorm';
 import { z } from 'zod';
 import { AlertEntity, type AlertRow, WebhookEntity, type WebhookRow } from '../entities/alert.ts';
 import { Moment } from '../rows.ts';
 import { runSql, sql } from '../run-sql.ts';
+import { IsNull } from '../typeorm.ts';
 
 export type Firing = {
   rule: string;

@@ -1,8 +1,9 @@
 import { type AuditRow, addDays, type Day, startOfDay } from '@tally/contracts';
-import { And, type DataSource, LessThan, MoreThanOrEqual } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { AuditEntryEntity } from '../entities/audit-entry.ts';
 import { runSql } from '../run-sql.ts';
+import { And, LessThan, MoreThanOrEqual } from '../typeorm.ts';
 
 export type AuditedAction = Pick<
   AuditRow,

@@ -8,11 +8,12 @@ import {
   TallyError,
   type Units,
 } from '@tally/contracts';
-import { type DataSource, type FindOptionsWhere, LessThan } from 'typeorm';
+import type { DataSource, FindOptionsWhere } from 'typeorm';
 import { z } from 'zod';
 import { BillEntity, type BillRow } from '../entities/bill.ts';
 import { DateText, Units as UnitsText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
+import { LessThan } from '../typeorm.ts';
 
 export type NewBill = Omit<BillRow, 'id' | 'createdAt'>;
 

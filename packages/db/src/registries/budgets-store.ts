@@ -1,11 +1,12 @@
 import { Budget, type Day, MAX_BUDGETS, MAX_TEAM_MEMBERS, TallyError } from '@tally/contracts';
-import { type DataSource, type EntityManager, IsNull } from 'typeorm';
+import type { DataSource, EntityManager } from 'typeorm';
 import { z } from 'zod';
 import { BudgetEntity, type BudgetRow } from '../entities/budget.ts';
 import type { Journal } from '../journal/journal-store.ts';
 import { textArray } from '../journal/line-columns.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 import { sqlState } from '../transactions.ts';
+import { IsNull } from '../typeorm.ts';
 
 export type NewBudget = Omit<BudgetRow, 'id' | 'thresholdsSince' | 'createdAt' | 'removedAt'>;
 

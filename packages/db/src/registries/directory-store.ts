@@ -1,8 +1,9 @@
 import type { DirectoryEntry, DirectoryKind } from '@tally/contracts';
-import { type DataSource, In } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { DirectoryEntryEntity } from '../entities/directory-entry.ts';
 import { runSql } from '../run-sql.ts';
+import { In } from '../typeorm.ts';
 
 export type Known = { id: string; name: string; email: string | null; role: string | null };
 

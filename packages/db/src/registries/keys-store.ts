@@ -1,9 +1,10 @@
 import { createHash, randomBytes } from 'node:crypto';
 import { type ApiKey, type Role, TallyError } from '@tally/contracts';
-import { type DataSource, IsNull } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { ApiKeyEntity, type ApiKeyRow } from '../entities/api-key.ts';
 import { runSql } from '../run-sql.ts';
+import { IsNull } from '../typeorm.ts';
 
 export type NewApiKey = {
   name: string;

@@ -1,5 +1,5 @@
 import type { Day } from '@tally/contracts';
-import { Between, type DataSource, type EntityManager, type QueryRunner } from 'typeorm';
+import type { DataSource, EntityManager, QueryRunner } from 'typeorm';
 import { z } from 'zod';
 import {
   type DaySums,
@@ -11,6 +11,7 @@ import {
 import { holdLock, LOCKS } from '../locks.ts';
 import { DateText, Units } from '../rows.ts';
 import { runSql, sql } from '../run-sql.ts';
+import { Between } from '../typeorm.ts';
 
 export type { DaySums };
 

@@ -12,13 +12,14 @@ import {
   TallyError,
   type Units as UnitsType,
 } from '@tally/contracts';
-import { type DataSource, type EntityManager, IsNull, MoreThan } from 'typeorm';
+import type { DataSource, EntityManager } from 'typeorm';
 import { z } from 'zod';
 import { PriceEntity, type PriceRow } from '../entities/price.ts';
 import { EventRow } from '../journal/events-store.ts';
 import type { JournalLine } from '../journal/journal-line.ts';
 import { DateText, Moment, Units } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
+import { IsNull, MoreThan } from '../typeorm.ts';
 
 export type NewPrice = Omit<PriceRow, 'id' | 'createdAt' | 'createdBy' | 'addedIn' | 'removedIn'>;
 

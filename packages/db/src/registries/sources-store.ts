@@ -1,4 +1,4 @@
-import { type DataSource, LessThan } from 'typeorm';
+import type { DataSource } from 'typeorm';
 import {
   SourceRejectionEntity,
   type SourceRejectionRow,
@@ -6,6 +6,7 @@ import {
   type SourceStateRow,
 } from '../entities/source.ts';
 import { sql } from '../run-sql.ts';
+import { LessThan } from '../typeorm.ts';
 
 /** Counts that a process received from a source since it last saved them. */
 export type SourceCounts = {

@@ -1,12 +1,13 @@
 import { randomUUID } from 'node:crypto';
 import type { Day, EntityType, JobKind, JobStatus, RollupGrain } from '@tally/contracts';
-import { type DataSource, LessThan, type QueryRunner } from 'typeorm';
+import type { DataSource, QueryRunner } from 'typeorm';
 import { z } from 'zod';
 import { RollupJobEntity, type RollupJobRow } from '../entities/rollup-job.ts';
 import { LOCKS } from '../locks.ts';
 import { afterCommits } from '../one-moment.ts';
 import { DateText, Units } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
+import { LessThan } from '../typeorm.ts';
 
 export type Period = { start: Day; end: Day };
 

@@ -1,4 +1,5 @@
 import { randomBytes } from 'node:crypto';
+import * as api from '@opentelemetry/api';
 import { context, type HrTime, propagation, ValueType } from '@opentelemetry/api';
 import { AsyncLocalStorageContextManager } from '@opentelemetry/context-async-hooks';
 import { hrTime, W3CTraceContextPropagator } from '@opentelemetry/core';
@@ -50,7 +51,7 @@ export function startSdk(endpoint: string, service: string, registry: Registry):
   });
   context.setGlobalContextManager(new AsyncLocalStorageContextManager().enable());
   propagation.setGlobalPropagator(new W3CTraceContextPropagator());
-  setTracing({ tracer: traces.getTracer(NAME), withIds: ids.using });
+  setTracing({ api, tracer: traces.getTracer(NAME), withIds: ids.using });
   return async () => {
     setTracing(undefined);
     context.disable();

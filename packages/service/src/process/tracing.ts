@@ -1,18 +1,7 @@
 import { createHash } from 'node:crypto';
 import type { IncomingMessage } from 'node:http';
-import {
-  type Attributes,
-  context,
-  type Link,
-  propagation,
-  ROOT_CONTEXT,
-  type SpanContext,
-  SpanKind,
-  SpanStatusCode,
-  TraceFlags,
-  type Tracer,
-  trace,
-} from '@opentelemetry/api';
+import type * as Api from '@opentelemetry/api';
+import type { Attributes, Link, SpanContext, Tracer } from '@opentelemetry/api';
 
 /** A finished step on the path of events. */
 export type Step = {
@@ -29,8 +18,10 @@ export type Step = {
 
 export type SpanIds = { traceId: string; spanId: string };
 
-/** The parts of the SDK that tracing uses; see otel.ts. `withIds` creates a span with these ids. */
-type Sdk = { tracer: Tracer; withIds<T>(ids: SpanIds, start: () => T): T };
+/**
+ * The parts of the SDK that tracing uses; see otel.ts, which alone loads them. `withIds` creates a span with these ids.
+ */
+type Sdk = { api: typeof Api; tracer: Tracer; withIds<T>(ids: SpanIds, start: () => T): T };
 
 /** Machines call these every few seconds. */
 const UNTRACED = /^\/(livez|readyz|metrics)$/;
@@ -49,6 +40,7 @@ export function setTracing(next: Sdk | undefined): void {
  */
 export function requestSpan({ method = '', url = '', headers }: IncomingMessage) {
   if (!sdk || UNTRACED.test(url)) return undefined;
+  const { context, propagation, ROOT_CONTEXT, SpanKind, SpanStatusCode, trace } = sdk.api;
   const parent = propagation.extract(ROOT_CONTEXT, headers);
   const span = sdk.tracer.startSpan(method, { kind: SpanKind.SERVER }, parent);
   const own = trace.setSpan(parent, span);
@@ -65,13 +57,13 @@ export function requestSpan({ method = '', url = '', headers }: IncomingMessage)
 
 /** The span of the request that the caller works for; undefined without one, or while nothing is traced. */
 export function activeRequest(): SpanContext | undefined {
-  return sdk && trace.getSpanContext(context.active());
+  return sdk?.api.trace.getSpanContext(sdk.api.context.active());
 }
 
 /** Returns headers that add a call to another service to the active trace. */
 export function traceHeaders(): Record<string, string> {
   const headers: Record<string, string> = {};
-  if (sdk) propagation.inject(context.active(), headers);
+  if (sdk) sdk.api.propagation.inject(sdk.api.context.active(), headers);
   return headers;
 }
 
@@ -82,14 +74,14 @@ export function traceHeaders(): Record<string, string> {
 export function recordStep(stepOf: () => Step): void {
   if (!sdk) return;
   const { name, key, after = [], requests = [], startedAt, attributes = {} } = stepOf();
+  const { api, tracer, withIds } = sdk;
   const spans = new Map([...requests].flatMap((span) => (span ? [[span.spanId, span] as const] : [])));
   const links: Link[] = [
     ...[...spans.values()].map((span) => ({ context: span })),
-    ...[...new Set(after)].map((before) => ({ context: { ...idsOf(before), traceFlags: TraceFlags.SAMPLED } })),
+    ...[...new Set(after)].map((before) => ({ context: { ...idsOf(before), traceFlags: api.TraceFlags.SAMPLED } })),
   ];
-  const { tracer } = sdk;
   const options = { root: true, startTime: startedAt, links, attributes };
-  sdk.withIds(idsOf(key), () => tracer.startSpan(name, options)).end();
+  withIds(idsOf(key), () => tracer.startSpan(name, options)).end();
 }
 
 function idsOf(key: string): SpanIds {
