@@ -103,7 +103,12 @@ export function Budgets() {
                   },
                   {
                     title: 'Spent',
-                    cell: (budget) => <Spent budget={budget} state={states.get(budget.id)} failed={status.isError} />,
+                    cell: (budget) => (
+                      <>
+                        <Spent budget={budget} state={states.get(budget.id)} failed={status.isError} />
+                        <Period budget={budget} state={states.get(budget.id)} />
+                      </>
+                    ),
                   },
                   {
                     title: 'Limit',
@@ -112,8 +117,6 @@ export function Budgets() {
                       <>
                         <Num value={budget.limit} kind={kindOf(budget)} />{' '}
                         <span className="muted">{budget.measure === 'cost' ? '' : budget.unit}</span>
-                        <br />
-                        <Period budget={budget} state={states.get(budget.id)} />
                       </>
                     ),
                   },
