@@ -82,6 +82,16 @@ describe('signing in', () => {
     });
   });
 
+  test.each(['viewer', 'bound'] as const)('a link to a page of admins says so to a key "%s"', async (role) => {
+    await as(keys[role], async (page) => {
+      for (const path of ['prices', 'bills', 'alerts', 'webhooks', 'keys', 'sources', 'data-sources', 'audit']) {
+        await page.goto(`${stack.url}/app/${path}`);
+        await page.waitForSelector('.banner:has-text("Only admins of all merchants may see")');
+        expect(await page.locator('main').getByRole('button').count()).toBe(0);
+      }
+    });
+  });
+
   test('leads back to the page that was asked for, and out again', async () => {
     await asVisitor(async (page) => {
       await page.goto(`${stack.url}/app/explorer?by=user`);
@@ -227,6 +237,22 @@ describe('the explorer', () => {
         expect(ends.length).toBeGreaterThan(10);
         expect(Math.max(...ends)).toBeLessThanOrEqual(794);
         expect(await page.getByRole('navigation').first().isVisible()).toBe(false);
+      },
+      { viewport: { width: 794, height: 1123 } },
+    );
+  });
+
+  test('a comparison of bills is printed with whole words', async () => {
+    await as(
+      keys.admin,
+      async (page) => {
+        await open(page, '/app/bills');
+        await page.emulateMedia({ media: 'print' });
+        const cells = page.getByRole('group', { name: 'Comparison' }).locator('tbody tr:first-child > *');
+        await cells.first().waitFor();
+        expect(await cells.last().evaluate((cell) => cell.getBoundingClientRect().right)).toBeLessThanOrEqual(794);
+        // Narrower, a day is broken by the letter.
+        expect(await cells.first().evaluate((cell) => cell.getBoundingClientRect().width)).toBeGreaterThan(32);
       },
       { viewport: { width: 794, height: 1123 } },
     );
@@ -517,6 +543,36 @@ test('a service that is down is named, and the rest works', async () => {
       await page.waitForSelector(`section[aria-label="${name}"]:has-text("ready") li:has-text("version ${VERSION}")`);
     await open(page, '/app/overview');
     await page.waitForSelector('.stats .stat-value a');
+  });
+});
+
+test('a page says when it shows an old answer, and reads it again when the service is back', async () => {
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/live?merchant=acme');
+    await page.waitForSelector('tbody tr:has-text("visitor-")');
+    await stack.services.ingest.stop();
+    try {
+      await page.waitForSelector('.banner:has-text("usage-ingest does not answer")');
+      await page.waitForSelector('.banner:has-text("was last read at")');
+    } finally {
+      await stack.services.ingest.start();
+    }
+    await page.waitForSelector('.banner', { state: 'detached' });
+  });
+});
+
+test('a page that got an error reads again by itself when the service is back', async () => {
+  await as(keys.admin, async (page) => {
+    await stack.services.analytics.stop();
+    try {
+      await open(page, '/app/overview');
+      await page.waitForSelector('[role=alert]:has-text("analytics-api does not answer")');
+    } finally {
+      await stack.services.analytics.start();
+    }
+    await page.waitForSelector('.stats .stat-value a');
+    await page.waitForSelector('[role=alert]', { state: 'detached' });
+    await page.waitForSelector('.banner', { state: 'detached' });
   });
 });
 

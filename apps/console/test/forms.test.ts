@@ -195,6 +195,22 @@ test('a bill is checked, imported, compared and downloaded', async () => {
   });
 });
 
+test('totals that a store did not answer are not called current', async () => {
+  await as(keys.viewer, async (page) => {
+    for (const name of ['current', 'recent'])
+      await page.route(`**/trpc/usage.${name}`, async (route) => {
+        const answer = await route.fetch();
+        const { result } = (await answer.json()) as { result: { data: object } };
+        await route.fulfill({ response: answer, json: { result: { data: { ...result.data, complete: false } } } });
+      });
+    await open(page, '/app/live?merchant=acme');
+    await page.waitForSelector('.stat:has-text("Requests today"):has-text("may be too low")');
+    await page.waitForSelector('.stat:has-text("Throughput"):has-text("unknown")');
+    await page.waitForSelector('.banner:has-text("A store does not answer")');
+    expect(await page.locator('main').innerText()).not.toContain('running total');
+  });
+});
+
 test('a meter of percentiles shows the one that is chosen', async () => {
   const ask = { meter: 'page_sizes', ...week, window: 'total' } as const;
   await ingest.meters.create.mutate({
@@ -856,6 +872,38 @@ describe('what is huge', () => {
       },
       { viewport: { width, height: 900 } },
     );
+  });
+
+  test('leaves room for what can be done with a row, and for its numbers', async () => {
+    const [name, id] = [
+      'Eine sehr lange Gesellschaft mit beschränkter Haftung '.repeat(2).slice(0, 100),
+      'm'.repeat(128),
+    ];
+    await ingest.budgets.create.mutate({
+      ...{ name, scope: { merchantId: id, userId: names[0]! }, measure: 'tokens', limit: '900000000', period: 'hour' },
+      ...{ enforcement: 'hard', thresholds: [50, 80, 90, 95, 100] },
+    });
+    await ingest.keys.create.mutate({ name, role: 'producer', merchantId: id, teamId: id });
+    await engine.alerts.create.mutate({ name, on: 'silence', target: id, condition: { minutes: 40_000 } });
+    await as(keys.admin, async (page) => {
+      /** The pixels by which the last cell of the row with the long name ends beyond its table. */
+      const beyond = (path: string, row: string) =>
+        open(page, path).then(() =>
+          page
+            .locator('tbody tr', { hasText: row })
+            .last()
+            .evaluate((cells) => {
+              const table = cells.closest('.table-scroll')!;
+              return cells.lastElementChild!.getBoundingClientRect().right - table.getBoundingClientRect().right;
+            }),
+        );
+      expect(await beyond('/app/budgets', 'Gesellschaft')).toBeLessThanOrEqual(0);
+      const table = page.getByRole('group', { name: 'Budgets' });
+      expect(await table.evaluate((element) => element.scrollWidth - element.clientWidth)).toBeLessThanOrEqual(0);
+      expect(await beyond('/app/keys', 'Gesellschaft')).toBeLessThanOrEqual(0);
+      expect(await beyond('/app/alerts', 'Gesellschaft')).toBeLessThanOrEqual(0);
+      expect(await beyond(`/app/live?merchant=${id}`, 'counted')).toBeLessThanOrEqual(0);
+    });
   });
 
   test('finds one of ten thousand merchants', async () => {

@@ -28,12 +28,12 @@ import {
   Wallet,
   Webhook,
 } from 'lucide-react';
-import { Fragment, type ReactNode, useEffect, useState } from 'react';
+import { Fragment, type ReactNode, useEffect, useRef, useState } from 'react';
 import { api, client, codeOf, queryClient } from './api.ts';
 import { SignInForm } from './pages/sign-in.tsx';
 import { lastWho, rememberWho, signOut, useWho, type Who, WhoContext } from './session.tsx';
 import { Brand } from './ui/brand.tsx';
-import { Banner, Button, Failure, Skeleton, Tip } from './ui/parts.tsx';
+import { Banner, Button, Failure, Moment, Skeleton, Tip } from './ui/parts.tsx';
 import { Dialog, Menu } from './ui/popups.tsx';
 
 type PageAddress =
@@ -126,6 +126,7 @@ export function Frame() {
     return (
       <main className="door">
         <Failure error={session.error} retry={() => void session.refetch()} />
+        <WaitingBanner />
       </main>
     );
   return (
@@ -313,11 +314,16 @@ export type ServiceHealth = {
   >;
 };
 
+const HEALTH_MS = 30_000;
+const RECOVERY_MS = 5_000;
+
 /** Queries the readiness of all services. */
 export const healthQuery = {
   queryKey: ['readyz'],
   queryFn: async (): Promise<ServiceHealth> => (await fetch('/readyz')).json() as Promise<ServiceHealth>,
-  refetchInterval: 30_000,
+  /** Often while something is wrong: the page reads again once it is not. */
+  refetchInterval: ({ state: { data, status } }: { state: { data?: ServiceHealth | undefined; status: string } }) =>
+    data?.degraded || status === 'error' ? RECOVERY_MS : HEALTH_MS,
   // A page about health shows it as it is now.
   staleTime: 0,
 } as const;
@@ -328,7 +334,13 @@ const WITHOUT: Record<string, string> = {
   'analytics-api': 'Totals and charts do not work.',
 };
 
-/** Names services that do not answer, and what works without them. */
+/** A service that answers may still be unable to work: it says which store it lacks. */
+const downText = (name: string, notes: readonly string[]) =>
+  notes.length === 0 || notes.some((note) => note.startsWith(name))
+    ? `${name} does not answer.`
+    : `${name} cannot work. ${notes.join(' ')}`;
+
+/** Names services that do not work, and what works without them. */
 function ServiceBanner() {
   const { data } = useQuery(healthQuery);
   const services = Object.entries(data?.services ?? {});
@@ -338,9 +350,9 @@ function ServiceBanner() {
     <>
       {down.length > 0 && (
         <Banner tone="bad">
-          {down.map(([name]) => (
+          {down.map(([name, { notes = [] }]) => (
             <div key={name}>
-              <b>{name} does not answer.</b> {WITHOUT[name]}
+              <b>{downText(name, notes)}</b> {WITHOUT[name]}
             </div>
           ))}
         </Banner>
@@ -359,49 +371,103 @@ function ServiceBanner() {
 }
 
 const SLOW_SECONDS = 10;
+/** Until what failed is asked again although no service reports a change. */
+const ASK_AGAIN_MS = 60_000;
 
-/** Says that what the page asked for does not arrive, and offers to ask again. */
+/** Says that what the page asked for does not arrive, or failed, and what it shows instead; asks again by itself. */
 function WaitingBanner() {
-  const slow = useSlowQueries();
+  const { slow, failed } = useTrouble();
   const isSlow = slow.length > 0;
+  const isFailed = failed.length > 0;
   useEffect(() => {
-    // It names the service that hangs.
-    if (isSlow) void queryClient.invalidateQueries({ queryKey: healthQuery.queryKey });
-  }, [isSlow]);
+    // It names the service that hangs or is down.
+    if (isSlow || isFailed) void queryClient.invalidateQueries({ queryKey: healthQuery.queryKey });
+  }, [isSlow, isFailed]);
+  useRecovery(isFailed);
+  const old = [...slow, ...failed].filter(({ state }) => state.data !== undefined);
   async function askAgain() {
     const these = { predicate: (query: Query) => slow.includes(query) };
     await queryClient.cancelQueries(these);
     await queryClient.refetchQueries(these);
   }
-  if (!isSlow) return null;
   return (
-    <Banner>
-      <b>No answer for {SLOW_SECONDS} seconds.</b> A service is busy or hangs. What it answers is shown as it arrives.{' '}
-      <Button small onClick={() => void askAgain()}>
-        Ask again
-      </Button>
-    </Banner>
+    <>
+      {isSlow && (
+        <Banner>
+          <b>No answer for {SLOW_SECONDS} seconds.</b> A service is busy or hangs. What it answers is shown as it
+          arrives.{' '}
+          <Button small onClick={() => void askAgain()}>
+            Ask again
+          </Button>
+        </Banner>
+      )}
+      {old.length > 0 && (
+        <Banner>
+          <b>Not everything here is current.</b> A part of this page was last read at{' '}
+          <Moment time={new Date(Math.min(...old.map(({ state }) => state.dataUpdatedAt))).toISOString()} clock />.
+          Tally keeps trying to read it again.
+        </Banner>
+      )}
+    </>
   );
 }
 
-/** Returns the queries of the page that it waits for without anything to show, longer than usual. */
-function useSlowQueries(): readonly Query[] {
-  const [slow, setSlow] = useState<readonly Query[]>([]);
+/** Reads the page again once a service or a store is back, or has gone, and now and then while something failed. */
+function useRecovery(isFailed: boolean): void {
+  const { data, isError } = useQuery(healthQuery);
+  const states = data && JSON.stringify([isError, Object.values(data.services).map(stateOf)]);
+  const before = useRef(states);
+  useEffect(() => {
+    if (before.current !== undefined && before.current !== states)
+      // Also what did not fail: it may have been read without a store.
+      void queryClient.refetchQueries({
+        type: 'active',
+        predicate: ({ queryKey }) => queryKey !== healthQuery.queryKey,
+      });
+    before.current = states;
+  }, [states]);
+  useEffect(() => {
+    if (!isFailed) return;
+    const timer = setInterval(
+      () => void queryClient.refetchQueries({ type: 'active', predicate: isRecoverable }),
+      ASK_AGAIN_MS,
+    );
+    return () => clearInterval(timer);
+  }, [isFailed]);
+}
+
+const stateOf = ({ ok, degraded, postgres, redis }: ServiceHealth['services'][string]) => [
+  ok,
+  degraded,
+  postgres,
+  redis,
+];
+
+/** Services refuse the same call again; what was unavailable may return. */
+const isRecoverable = ({ state }: Query) =>
+  state.status === 'error' && (codeOf(state.error) ?? 'UNAVAILABLE') === 'UNAVAILABLE';
+
+/** Queries of the page that wait longer than usual, and those that failed. */
+type Trouble = { slow: readonly Query[]; failed: readonly Query[] };
+const NO_TROUBLE: Trouble = { slow: [], failed: [] };
+
+function useTrouble(): Trouble {
+  const [trouble, setTrouble] = useState(NO_TROUBLE);
   useEffect(() => {
     /** The seconds for which each has been seen to wait. */
     let seconds = new Map<Query, number>();
     const timer = setInterval(() => {
-      const waiting = queryClient
+      const active = queryClient
         .getQueryCache()
         .getAll()
-        .filter(
-          (query) => query.state.fetchStatus === 'fetching' && query.state.data === undefined && query.isActive(),
-        );
+        .filter((query) => query.isActive());
+      const waiting = active.filter(({ state }) => state.fetchStatus === 'fetching');
       seconds = new Map(waiting.map((query) => [query, (seconds.get(query) ?? 0) + 1]));
-      const now = waiting.filter((query) => seconds.get(query)! > SLOW_SECONDS);
-      setSlow((before) => (before.length === 0 && now.length === 0 ? before : now));
+      const slow = waiting.filter((query) => seconds.get(query)! > SLOW_SECONDS);
+      const failed = active.filter((query) => isRecoverable(query) && !slow.includes(query));
+      setTrouble(slow.length + failed.length === 0 ? NO_TROUBLE : { slow, failed });
     }, 1_000);
     return () => clearInterval(timer);
   }, []);
-  return slow;
+  return trouble;
 }

@@ -7,7 +7,7 @@ import { api, client, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { Checks, Field, SearchBox } from '../ui/field.tsx';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead, Sentence } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Clip, Empty, Moment, PageHead, Sentence } from '../ui/parts.tsx';
 import { type Finder, Picker } from '../ui/picker.tsx';
 import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
 import { LoadMore, Table, useParts } from '../ui/table.tsx';
@@ -93,7 +93,7 @@ export function Alerts() {
                 rows={parts.shown}
                 keyOf={({ id }) => id}
                 columns={[
-                  { title: 'Name', cell: ({ name }) => <span className="clip">{name}</span> },
+                  { title: 'Name', cell: ({ name }) => <Clip>{name}</Clip> },
                   {
                     title: 'On',
                     cell: ({ on, target }) => (
@@ -112,7 +112,7 @@ export function Alerts() {
                       webhookIds.length === 0 ? (
                         <span className="muted">all webhooks</span>
                       ) : (
-                        <span className="clip">{webhookIds.map((id) => urls.get(id) ?? id).join(', ')}</span>
+                        <Clip>{webhookIds.map((id) => urls.get(id) ?? id).join(', ')}</Clip>
                       ),
                   },
                   { title: 'Created', cell: ({ createdAt }) => <Moment time={createdAt} ago /> },
@@ -259,7 +259,7 @@ function Fired({ rules, targets }: { rules: readonly Alert[]; targets: ReadonlyM
               keyOf={({ rule: of, periodStart, threshold }) => `${of} ${periodStart} ${threshold}`}
               columns={[
                 { title: 'At', cell: ({ firedAt }) => <Moment time={firedAt} clock /> },
-                { title: 'Rule', cell: ({ rule: of }) => <span className="clip">{nameOf(of)}</span> },
+                { title: 'Rule', cell: ({ rule: of }) => <Clip>{nameOf(of)}</Clip> },
                 { title: 'What happened', wrap: true, cell: ({ text }) => <Sentence text={text} /> },
                 {
                   title: 'State',

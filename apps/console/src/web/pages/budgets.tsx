@@ -94,7 +94,7 @@ export function Budgets() {
                     title: 'Budget',
                     cell: ({ name, scope }) => (
                       <span className="cell-name">
-                        <span>
+                        <span title={`${name}\n${scopeText(scope)}`}>
                           {name}
                           <small>{scopeText(scope)}</small>
                         </span>
@@ -103,7 +103,12 @@ export function Budgets() {
                   },
                   {
                     title: 'Spent',
-                    cell: (budget) => <Spent budget={budget} state={states.get(budget.id)} failed={status.isError} />,
+                    cell: (budget) => (
+                      <>
+                        <Spent budget={budget} state={states.get(budget.id)} failed={status.isError} />
+                        <Period budget={budget} state={states.get(budget.id)} />
+                      </>
+                    ),
                   },
                   {
                     title: 'Limit',
@@ -124,10 +129,6 @@ export function Budgets() {
                     },
                   },
                   {
-                    title: 'Period',
-                    cell: (budget) => <Period budget={budget} state={states.get(budget.id)} />,
-                  },
-                  {
                     title: 'Beyond it',
                     cell: ({ enforcement }) => (
                       <Chip tone={enforcement === 'hard' ? 'accent' : undefined}>
@@ -138,7 +139,9 @@ export function Budgets() {
                   {
                     title: 'Alerts at',
                     cell: ({ thresholds }) => (
-                      <span className="num">{thresholds.map((percent) => `${percent}%`).join(', ') || '–'}</span>
+                      <span className="num thresholds">
+                        {thresholds.map((percent) => `${percent}%`).join(', ') || '–'}
+                      </span>
                     ),
                   },
                   isAdmin && {
@@ -252,13 +255,15 @@ function Spent({ budget, state, failed }: { budget: Budget; state: BudgetStatus 
   );
 }
 
+const aPeriod = (period: string) => `${period === 'hour' ? 'an' : 'a'} ${period}`;
+
 function Period({ budget: { period, timeZone }, state }: { budget: Budget; state: BudgetStatus | undefined }) {
-  if (period === 'total') return <>in total</>;
+  if (period === 'total') return <small className="muted">in total</small>;
   const until = state?.periodEnd ? `Until ${timeText(state.periodEnd)}` : undefined;
   return (
-    <span title={until}>
-      a {period} <small className="muted">{timeZone}</small>
-    </span>
+    <small className="muted" title={until}>
+      {aPeriod(period)}, {timeZone}
+    </small>
   );
 }
 
@@ -285,7 +290,7 @@ const MEASURES = [
   { value: 'tokens' as const, label: 'tokens' },
   { value: 'meter' as const, label: 'a meter' },
 ];
-const PERIODS = (['hour', 'day', 'week', 'month'] as const).map((value) => ({ value, label: `a ${value}` }));
+const PERIODS = (['hour', 'day', 'week', 'month'] as const).map((value) => ({ value, label: aPeriod(value) }));
 const ENFORCEMENTS = [
   { value: 'soft' as const, label: 'allows more', note: 'alerts only' },
   { value: 'hard' as const, label: 'refuses', note: 'reservations beyond the limit' },

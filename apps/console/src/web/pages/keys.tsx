@@ -5,7 +5,7 @@ import { Ban, Ellipsis, KeyRound, Plus, RefreshCw } from 'lucide-react';
 import { useState } from 'react';
 import { client, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Clip, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
@@ -61,6 +61,7 @@ export function Keys() {
     },
     onError: tellFailure,
   });
+  if (!who.mayPlatform('admin')) return <Banner>Only admins of all merchants may see API keys.</Banner>;
   const rows = keys.data?.pages.flatMap((page) => page.rows as Key[]);
 
   return (
@@ -114,8 +115,12 @@ export function Keys() {
                     title: 'Role',
                     cell: ({ role }) => <Chip tone={role === 'admin' ? 'accent' : undefined}>{role}</Chip>,
                   },
-                  { title: 'Merchant', cell: ({ merchantId }) => merchantId ?? <span className="muted">all</span> },
-                  { title: 'Team', cell: ({ teamId }) => teamId ?? '–' },
+                  {
+                    title: 'Merchant',
+                    cell: ({ merchantId }) =>
+                      merchantId ? <Clip>{merchantId}</Clip> : <span className="muted">all</span>,
+                  },
+                  { title: 'Team', cell: ({ teamId }) => (teamId ? <Clip>{teamId}</Clip> : '–') },
                   { title: 'Last used', cell: (key) => <LastUse of={key} /> },
                   { title: 'Expires', cell: (key) => <Expiry of={key} /> },
                   { title: 'Created', cell: ({ createdAt }) => <Moment time={createdAt} ago /> },

@@ -9,7 +9,7 @@ import { useWho } from '../session.tsx';
 import { today } from '../time.ts';
 import { Explained } from '../ui/explained.tsx';
 import { isCut } from '../ui/filters.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment, PageHead, Part } from '../ui/parts.tsx';
+import { Answer, Banner, Button, Card, Chip, Clip, Empty, Moment, PageHead, Part } from '../ui/parts.tsx';
 import { findNames, Picker } from '../ui/picker.tsx';
 import { numbers, Table } from '../ui/table.tsx';
 
@@ -48,6 +48,7 @@ export function Live() {
   const status = useQuery(
     api.flush.status.queryOptions(undefined, { enabled: who.mayPlatform('admin'), refetchInterval }),
   );
+  const failed = recent.isError || current.isError;
   const choices =
     merchantId && !known.some(({ value }) => value === merchantId)
       ? [{ value: merchantId, label: merchantId }, ...known]
@@ -59,8 +60,12 @@ export function Live() {
         title="Live"
         note={
           <span className="coverage">
-            {paused ? <span className="dot" /> : <span className="live-dot" />}
-            {paused ? 'Paused' : `Refreshes every ${EVERY_MS / 1000} seconds`}
+            {paused || failed ? <span className="dot" /> : <span className="live-dot" />}
+            {paused
+              ? 'Paused'
+              : failed
+                ? 'Not refreshed: a service does not answer'
+                : `Refreshes every ${EVERY_MS / 1000} seconds`}
           </span>
         }
       >
@@ -96,9 +101,14 @@ export function Live() {
           </div>
           <div className="wide-two">
             <Card title="Recent events" note={merchantId} flush>
+              {recent.data?.complete === false && (
+                <div className="card-body">
+                  <Banner>A store does not answer: events are missing here, perhaps all of them.</Banner>
+                </div>
+              )}
               <Answer query={recent}>
-                {({ rows }) =>
-                  rows.length === 0 ? (
+                {({ rows, complete }) =>
+                  rows.length === 0 && !complete ? null : rows.length === 0 ? (
                     <Empty icon={Activity} title="No events yet">
                       {merchantId} has recorded nothing that is still kept.
                     </Empty>
@@ -111,8 +121,8 @@ export function Live() {
                       titleOf={({ id }) => id}
                       columns={[
                         { title: 'Time', cell: ({ time }) => <Moment time={time} clock /> },
-                        { title: 'User', cell: ({ userId }) => userId ?? '–' },
-                        { title: 'Model', cell: ({ model }) => model ?? '–' },
+                        { title: 'User', cell: ({ userId }) => (userId ? <Clip>{userId}</Clip> : '–') },
+                        { title: 'Model', cell: ({ model }) => (model ? <Clip>{model}</Clip> : '–') },
                         {
                           title: 'Status',
                           cell: ({ status, flushed }) => (
@@ -139,6 +149,8 @@ export function Live() {
   );
 }
 
+type Current = { date: string; metrics: Record<string, string>; asOf: string; complete: boolean };
+
 const SHOWN = [
   ['requests', 'Requests today', 'count'],
   ['cost', 'Cost today', 'money'],
@@ -148,7 +160,7 @@ function Totals({
   query,
   merchantId,
 }: {
-  query: { data: { date: string; metrics: Record<string, string>; asOf: string } | undefined; error: unknown };
+  query: { data: Current | undefined; error: unknown };
   merchantId: string | undefined;
 }) {
   return SHOWN.map(([metric, label, kind]) => (
@@ -167,7 +179,9 @@ function Totals({
           )}
         </Part>
       </span>
-      <span className="stat-note">running total in Redis</span>
+      <span className="stat-note">
+        {query.data?.complete === false ? 'may be too low: a store does not answer' : 'running total in Redis'}
+      </span>
     </div>
   ));
 }
@@ -177,13 +191,18 @@ const WINDOW_MS = 30_000;
 const SHORTEST_MS = 3_000;
 
 /** Shows the requests per second of the last half minute, from running totals. */
-function Throughput({ current }: { current: { metrics: Record<string, string>; asOf: string } | undefined }) {
+function Throughput({ current }: { current: Current | undefined }) {
   const [samples, setSamples] = useState<{ at: number; requests: string }[]>([]);
-  const at = current && Date.parse(current.asOf);
+  // Without Redis, totals are those of the last flush: they do not grow as usage arrives.
+  const known = current?.complete !== false;
+  const at = current && known ? Date.parse(current.asOf) : undefined;
   const requests = current?.metrics.requests ?? '0';
   useEffect(() => {
     if (at !== undefined)
-      setSamples((known) => [...known.filter((each) => each.at > at - WINDOW_MS && each.at < at), { at, requests }]);
+      setSamples((earlier) => [
+        ...earlier.filter((each) => each.at > at - WINDOW_MS && each.at < at),
+        { at, requests },
+      ]);
   }, [at, requests]);
   const [first, last] = [samples[0], samples.at(-1)];
   const ms = first && last ? last.at - first.at : 0;
@@ -194,7 +213,11 @@ function Throughput({ current }: { current: { metrics: Record<string, string>; a
     <div className="card stat">
       <span className="stat-label">Throughput</span>
       <span className="stat-value num">
-        {rate === null ? <span className="muted">measuring…</span> : `${format(rate, 'count')}/s`}
+        {rate === null || !known ? (
+          <span className="muted">{known ? 'measuring…' : 'unknown'}</span>
+        ) : (
+          `${format(rate, 'count')}/s`
+        )}
       </span>
       <span className="stat-note">requests, last {WINDOW_MS / 1000} seconds</span>
     </div>

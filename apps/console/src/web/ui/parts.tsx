@@ -11,7 +11,7 @@ import {
   TriangleAlert,
 } from 'lucide-react';
 import { type ComponentProps, type ReactElement, type ReactNode, useEffect } from 'react';
-import { actionOf, messageOf } from '../api.ts';
+import { actionOf, codeOf, messageOf } from '../api.ts';
 import { change, format, isNegative, isZero, type Kind, write } from '../quantity.ts';
 import { agoText, recentText, timeText } from '../time.ts';
 
@@ -134,6 +134,13 @@ export const CellName = ({ name, id, children }: { name: string; id: string; chi
   </span>
 );
 
+/** An id or a name that may be long: what does not fit is in the tooltip. */
+export const Clip = ({ children }: { children: string }) => (
+  <span className="clip" title={children}>
+    {children}
+  </span>
+);
+
 type Tone = 'good' | 'bad' | 'warn' | 'accent';
 
 export const Chip = ({ tone, children }: { tone?: Tone | undefined; children: ReactNode }) => (
@@ -221,13 +228,17 @@ export function Empty({
   );
 }
 
+/** What to do about an error. The page itself waits for what is unavailable; services tell programs how to. */
+const whatNow = (error: unknown) =>
+  codeOf(error) === 'UNAVAILABLE' ? 'It is read again by itself once it is back.' : actionOf(error);
+
 /** Shows an error and what to do about it. */
 export function Failure({ error, retry }: { error: unknown; retry?: () => void }) {
   return (
     <div className="empty" role="alert">
       <CircleAlert size={26} strokeWidth={1.6} aria-hidden="true" />
       <h3>{messageOf(error)}</h3>
-      {actionOf(error) && <p>{actionOf(error)}</p>}
+      {whatNow(error) && <p>{whatNow(error)}</p>}
       {retry && (
         <div className="tools">
           <Button onClick={retry}>Try again</Button>

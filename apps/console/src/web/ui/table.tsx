@@ -14,7 +14,7 @@ export type Column<Row> = {
   /** For sentences, which may take several lines. */
   wrap?: true;
   mono?: true;
-  /** Shows the title only to screen readers. */
+  /** Shows the title only to screen readers; such a column of actions stays in view while the table scrolls. */
   untitled?: true;
   /** The sort key of this column; absent: not sortable. */
   sort?: string;
@@ -49,8 +49,6 @@ export function Table<Row>({
   const shown = columns.filter((column) => column !== false && column !== undefined);
   const [naming, ...others] = shown;
   const hasFoot = shown.some(({ foot }) => foot !== undefined);
-  const classOf = ({ right, wrap, mono }: Column<Row>) =>
-    [right && 'right', wrap && 'wrap', mono && 'mono'].filter(Boolean).join(' ') || undefined;
   return (
     // biome-ignore lint/a11y/useSemanticElements: a group that scrolls is no set of fields.
     <div
@@ -103,6 +101,9 @@ export function Table<Row>({
 }
 
 const idOf = ({ id, title }: Column<never>): string => id ?? title;
+
+const classOf = ({ right, wrap, mono, untitled }: Column<never>): string | undefined =>
+  [right && 'right', wrap && 'wrap', mono && 'mono', untitled && 'actions'].filter(Boolean).join(' ') || undefined;
 
 /** Below a list that is read page by page: the number shown, and a button for more; nothing if there is no more. */
 export function LoadMore({
@@ -175,7 +176,7 @@ function Head<Row>({
   column: Column<Row>;
   sorting: Sorting | undefined;
 }) {
-  const className = right ? 'right' : undefined;
+  const className = [right && 'right', untitled && 'actions'].filter(Boolean).join(' ') || undefined;
   if (sort === undefined || !sorting)
     return (
       <th scope="col" className={className}>

@@ -17,6 +17,7 @@ import {
   Card,
   CellName,
   Chip,
+  Clip,
   Digits,
   Empty,
   Moment,
@@ -332,7 +333,7 @@ function Imported({ provider }: { provider: Provider }) {
             columns={[
               { title: 'Days', cell: (bill) => rangeText(bill) },
               { title: 'Has', cell: ({ kind }) => <Chip>{kind === 'cost' ? 'costs' : 'usage'}</Chip> },
-              { title: 'Account', cell: ({ account }) => account },
+              { title: 'Account', cell: ({ account }) => <Clip>{account}</Clip> },
               numbers('Amount', all, ({ amount }) => amount, 'money'),
               numbers('Tokens', all, ({ tokens }) => tokens),
               numbers('Lines', all, ({ lines }) => String(lines)),
