@@ -2,25 +2,13 @@ import { useMutation } from '@tanstack/react-query';
 import { Link, useNavigate, useSearch } from '@tanstack/react-router';
 import { Download, Equal, History, Scale, Square } from 'lucide-react';
 import { useEffect, useRef, useState } from 'react';
-import { client, PageError, queryClient } from '../../api.ts';
+import { client, messageOf, PageError, queryClient } from '../../api.ts';
 import { saveCsv } from '../../csv.ts';
 import { add, compare, format, isZero, signed } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, countDays, dayText, type Range, rangeText, today } from '../../time.ts';
 import { Filters } from '../../ui/filters.tsx';
-import {
-  Banner,
-  Button,
-  Card,
-  CellName,
-  Digits,
-  Empty,
-  Failure,
-  Num,
-  PageHead,
-  padOf,
-  SkeletonRows,
-} from '../../ui/parts.tsx';
+import { Banner, Button, Card, CellName, Digits, Empty, Num, PageHead, padOf, SkeletonRows } from '../../ui/parts.tsx';
 import { Confirm, tellFailure } from '../../ui/popups.tsx';
 import { RangePicker } from '../../ui/range.tsx';
 import { LoadMore, numbers, Table, useParts } from '../../ui/table.tsx';
@@ -102,7 +90,7 @@ function Comparison({ question }: { question: Question }) {
     },
     onSettled() {
       stopped.current = false;
-      return queryClient.invalidateQueries();
+      void queryClient.invalidateQueries();
     },
   });
   const report = show.data;
@@ -137,16 +125,13 @@ function Comparison({ question }: { question: Question }) {
   return (
     <>
       {applied && <Outcome applied={applied} failed={apply.isError} />}
+      {show.error && <Banner tone="bad">{messageOf(show.error)}</Banner>}
       {show.isPending ? (
         <Card title="Differences" note={rangeText(question)}>
           <SkeletonRows />
         </Card>
       ) : report ? (
         <Differences report={report} question={question} onApply={() => setAsking(true)} />
-      ) : show.error ? (
-        <Card title="Differences" note={rangeText(question)}>
-          <Failure error={show.error} retry={() => show.mutate()} />
-        </Card>
       ) : (
         <Card title="Differences" note={rangeText(question)}>
           <Empty icon={History} title="Compare first" tools={start}>
