@@ -50,6 +50,7 @@ on conflict (${PRICED_KEYS.join(', ')}) do update set
 const pricedSums = `
 -- What Tally priced, summed over users and API keys: by merchant, day, model, provider and size of calls.
 -- $1 first day   $2 last day   $3 merchants, or null for all   $4 how many at most   $5 providers, or null for all
+-- $6 only merchants after this one
 select cells.*, exists (select from usage_closed_days as closed where closed.date = cells.date) as is_closed
 from (
   select
@@ -57,7 +58,7 @@ from (
     ${PRICED_MEASURES.map((name) => `sum(${name}) as ${name}`).join(', ')}
   from usage_priced
   where date between $1::date and $2::date and ($3::text[] is null or merchant_id = any($3))
-    and ($5::text[] is null or provider = any($5))
+    and ($5::text[] is null or provider = any($5)) and merchant_id > $6
   group by 1, 2, 3, 4, 5
   order by 1, 2, 3, 4, 5
   limit $4
