@@ -1,6 +1,5 @@
 import type { Db } from '@tally/db';
 import { type Breaker, createBreaker, mastersOf, type RedisClient, StoreUnusableError } from '@tally/service';
-import type { Redis } from 'ioredis';
 
 export type Stores = {
   postgres: Breaker;
@@ -52,7 +51,7 @@ export function watchStores({
 
   /** Returns the setting of Redis that forbids its use. */
   async function lookAtRedis(): Promise<string | undefined> {
-    const facts = await Promise.all(mastersOf(redis).map(factsOf));
+    const facts = await Promise.all(mastersOf(redis).map((node) => node.info()));
     full = facts.some((info) => isAbove(info, highMark));
     if (facts.some(refusesWrites)) onRefusedWrites();
     return facts.some(evicts) ? 'it evicts keys: set maxmemory-policy noeviction' : undefined;
@@ -95,11 +94,6 @@ export function watchStores({
       breaker.stop();
     },
   };
-}
-
-/** Sections by name: Redis 6 returns one, or all. */
-async function factsOf(node: Redis): Promise<string> {
-  return (await Promise.all(['memory', 'persistence', 'replication'].map((name) => node.info(name)))).join('\n');
 }
 
 /** Redis then answers reads, so only those who write notice: OOM, READONLY, MISCONF or NOREPLICAS. */

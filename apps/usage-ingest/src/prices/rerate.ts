@@ -188,8 +188,7 @@ function createReport() {
       rows = [...rows, ...more];
       if (rows.length <= MAX_ROWS) return;
       const size = ([, { old, new: fresh }]: [string, Sums]) => (fresh < old ? old - fresh : fresh - old);
-      const bySize = (a: [string, Sums], b: [string, Sums]) => (size(a) > size(b) ? -1 : size(a) < size(b) ? 1 : 0);
-      rows = rows.sort(bySize).slice(0, MAX_ROWS);
+      rows = rows.sort((a, b) => compare(size(b), size(a))).slice(0, MAX_ROWS);
       truncated = true;
     },
     present: () => ({
@@ -267,7 +266,7 @@ function byRows(cells: readonly RatedCell[], most: number): RatedCell[][] {
   return groups;
 }
 
-const compare = (a: string, b: string) => (a < b ? -1 : a > b ? 1 : 0);
+const compare = <Value extends string | bigint>(a: Value, b: Value) => (a < b ? -1 : a > b ? 1 : 0);
 
 /** The adjustment of a row. Its id says which re-rating of the row it is, so that two at once make it once. */
 function adjustmentOf(merchantId: string, row: Difference, list: PriceList, actor: string) {

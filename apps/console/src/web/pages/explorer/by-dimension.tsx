@@ -66,6 +66,15 @@ const rowOf = ({ key, label, keys, labels, details: _details, ...row }: Breakdow
 
 const idOf = ({ keys }: { keys: readonly string[] }) => JSON.stringify(keys);
 
+/** Returns the number of a row in another answer: 0 where that has no such row, undefined where it may have one. */
+function valuesIn(
+  answer: { rows: readonly BreakdownRow[]; nextCursor: string | null } | undefined,
+  measure: MeasureId,
+) {
+  const values = new Map(answer?.rows.map(rowOf).map((row) => [idOf(row), row[measure]]));
+  return (row: Row) => values.get(idOf(row)) ?? (answer?.nextCursor === null ? '0' : undefined);
+}
+
 function Rows({
   range,
   measure,
@@ -99,7 +108,7 @@ function Rows({
       { enabled: compare && (rows ?? []).length > 0 },
     ),
   );
-  const then = earlier.data && new Map(earlier.data.rows.map(rowOf).map((row) => [idOf(row), row[measure]]));
+  const then = valuesIn(earlier.data, measure);
   const known = {
     ...{ ...range, ...named, by: groupings, sortBy: measure },
     ...(since && { asKnownOn: `${addDays(since, 1)}T00:00:00Z` }),
@@ -113,7 +122,7 @@ function Rows({
   const knownTotal = useQuery(
     api.analytics.breakdown.queryOptions({ ...known, limit: 1 }, { enabled: since !== undefined }),
   );
-  const atThatTime = knownRows.data && new Map(knownRows.data.rows.map(rowOf).map((row) => [idOf(row), row[measure]]));
+  const atThatTime = valuesIn(knownRows.data, measure);
   const filtersOf = ({ keys }: Row) => ({
     ...filters,
     ...Object.fromEntries(dimensions.map(({ filter }, place) => [filter, [keys[place]!]])),
@@ -219,13 +228,7 @@ function Rows({
                     title: `Since ${dayText(since)}`,
                     right: true,
                     cell: (row) => (
-                      <Since
-                        current={row[measure]}
-                        known={
-                          atThatTime && (atThatTime.get(idOf(row)) ?? (knownRows.data!.nextCursor ? undefined : '0'))
-                        }
-                        {...{ measure, day: since }}
-                      />
+                      <Since current={row[measure]} known={atThatTime(row)} {...{ measure, day: since }} />
                     ),
                     foot: (
                       <Since
@@ -241,7 +244,7 @@ function Rows({
                     cell: (row) => (
                       <Change
                         current={row[measure]}
-                        previous={then && (then.get(idOf(row)) ?? (earlier.data!.nextCursor ? undefined : '0'))}
+                        previous={then(row)}
                         waiting={earlier.data === undefined && !earlier.error}
                         about={`${measureOf(measure).label.toLowerCase()} of ${rangeText(past)}`}
                         kind={measureOf(measure).kind}
