@@ -1,24 +1,43 @@
--- Records adjustments and counts them in the rollups of days, once per id.
--- $1 source   $2 json array of the adjustments, of one merchant
--- Returns one row: the ids of those that were new, and the last of their days that months and years have already.
-with inserted as (
+-- Records adjustments of one merchant and counts them in all rollups, once per id; re-ratings also in what Tally priced.
+-- $1 source   $2 merchant   $3 reason   $4 actor   $5 time of the event that is taken back, else null
+-- $6 to $19 one array per column with an element per adjustment; empty if none has a value
+-- Returns one row: the ids of those that were new.
+-- What is added to months and years must not be rolled up meanwhile: see `holdRolledUp`.
+with given as (
+  select *
+  from unnest(
+    $6::text[], $7::date[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[],
+      $14::bigint[], $15::bigint[], $16::bigint[], $17::text[], $18::smallint[], $19::smallint[]
+  ) as adjustment (
+    id, date, user_id, api_key, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost,
+      metrics, folded, rerated_size)
+),
+inserted as (
   insert into usage_adjustments (
-    merchant_id, id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor, rerated_size,
-      time)
+    merchant_id, reason, actor, time, id, date, user_id, api_key, model, provider, requests, failed_requests,
+      prompt_tokens, completion_tokens, cost, metrics, folded, rerated_size)
   select
-    merchant_id, id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost, metrics, folded, reason, actor, rerated_size,
-      time
-  from json_to_recordset($2::json) as adjustment (
-    merchant_id text, id text, date date, user_id text, api_key text, model text, provider text,
-    requests bigint, failed_requests bigint, prompt_tokens bigint, completion_tokens bigint, cost bigint,
-    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint, time timestamptz)
-  order by merchant_id, id
+    $2, $3, $4, $5::timestamptz,
+    id,
+    date,
+    coalesce(user_id, ''),
+    coalesce(api_key, ''),
+    coalesce(model, ''),
+    coalesce(provider, ''),
+    coalesce(requests, 0),
+    coalesce(failed_requests, 0),
+    coalesce(prompt_tokens, 0),
+    coalesce(completion_tokens, 0),
+    coalesce(cost, 0),
+    metrics::jsonb,
+    nullif(folded, 0),
+    rerated_size
+  from given
+  order by id
   on conflict (merchant_id, id) do nothing
   returning
     merchant_id, id, date, coalesce(time, date::timestamp at time zone 'UTC') as time, requests, failed_requests,
-      prompt_tokens, completion_tokens, cost, metrics,
+      prompt_tokens, completion_tokens, cost, metrics, rerated_size,
     case when folded & 1 <> 0 then '(other)' else user_id end as user_id,
     case when folded & 2 <> 0 then '(other)' else api_key end as api_key,
     case when folded & 4 <> 0 then '(other)' else model end as model,
@@ -183,9 +202,203 @@ added_to_usage_platform_daily as (
     prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
     completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
+),
+late as materialized (
+  select *
+  from groups
+  where (date, merchant_id) <= (select date, merchant_id from usage_rolled_up)
+),
+months as materialized (
+  select
+    merchant_id, date_trunc('month', date)::date as month, user_id, api_key, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from late
+  group by 1, 2, 3, 4, 5, 6
+),
+added_to_usage_monthly as (
+  insert into usage_monthly as old (merchant_id, month, user_id, api_key, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, month, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from months
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, month, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+  returning merchant_id, month as period, xmax = 0 as is_new
+),
+month_models as materialized (
+  select
+    merchant_id, month, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from months
+  group by 1, 2, 3, 4
+),
+added_to_usage_monthly_models as (
+  insert into usage_monthly_models as old (merchant_id, month, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, month, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from month_models
+  order by 1, 2, 3, 4
+  on conflict (merchant_id, month, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+years as materialized (
+  select
+    merchant_id, date_trunc('year', month)::date as year, user_id, api_key, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from months
+  group by 1, 2, 3, 4, 5, 6
+),
+added_to_usage_yearly as (
+  insert into usage_yearly as old (merchant_id, year, user_id, api_key, model, provider, requests, failed_requests,
+    prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, year, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from years
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, year, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+  returning merchant_id, year as period, xmax = 0 as is_new
+),
+users as materialized (
+  select
+    month, user_id,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from months
+  group by 1, 2
+),
+added_to_usage_platform_users as (
+  insert into usage_platform_users as old (month, user_id, requests, failed_requests, prompt_tokens, completion_tokens,
+    cost)
+  select
+    month, user_id,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from users
+  order by 1, 2
+  on conflict (month, user_id) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+platform_months as materialized (
+  select
+    date_trunc('month', date)::date as month, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from late
+  where date < (select date from usage_rolled_up)
+  group by 1, 2, 3
+),
+added_to_usage_platform_monthly as (
+  insert into usage_platform_monthly as old (month, model, provider, requests, failed_requests, prompt_tokens,
+    completion_tokens, cost)
+  select
+    month, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from platform_months
+  order by 1, 2, 3
+  on conflict (month, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+),
+quarter_months as materialized (
+  select
+    merchant_id, usage_quarter_month(date) as quarter_month, user_id, api_key, model, provider,
+    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
+      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+  from late
+  where (usage_quarter_month(date), merchant_id) <= (select quarter_month, quarter_merchant from usage_rolled_up)
+  group by 1, 2, 3, 4, 5, 6
+),
+added_to_usage_quarter_months as (
+  insert into usage_quarter_months as old (merchant_id, quarter_month, user_id, api_key, model, provider, requests,
+    failed_requests, prompt_tokens, completion_tokens, cost)
+  select
+    merchant_id, quarter_month, user_id, api_key, model, provider,
+    requests, failed_requests, prompt_tokens, completion_tokens, cost
+  from quarter_months
+  order by 1, 2, 3, 4, 5, 6
+  on conflict (merchant_id, quarter_month, user_id, api_key, model, provider) do update set
+    requests = old.requests + excluded.requests,
+    failed_requests = old.failed_requests + excluded.failed_requests,
+    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = old.completion_tokens + excluded.completion_tokens,
+    cost = old.cost + excluded.cost
+  returning merchant_id, quarter_month as period, xmax = 0 as is_new
+),
+new_rows as (
+  select 'usage_monthly' as rollup, period, merchant_id from added_to_usage_monthly where is_new
+  union all
+  select 'usage_quarter_months' as rollup, period, merchant_id from added_to_usage_quarter_months where is_new
+  union all
+  select 'usage_yearly' as rollup, period, merchant_id from added_to_usage_yearly where is_new
+),
+counted_rows as (
+  insert into usage_rollup_rows as old (merchant_id, rollup, period, rows)
+  select merchant_id, rollup, period, count(*) from new_rows group by 1, 2, 3
+  union all
+  select '', rollup, period, count(*) from new_rows group by 1, 2, 3
+  order by 1, 2, 3
+  on conflict (merchant_id, rollup, period) do update set rows = old.rows + excluded.rows
+),
+rerated as materialized (
+  select
+    merchant_id, date, user_id, api_key, model, provider, rerated_size as call_size,
+    0 as priced_events, 0 as priced_requests, 0 as priced_input_tokens, 0 as priced_cached_tokens,
+      0 as priced_cache_write_tokens, 0 as priced_output_tokens, 0 as priced_reasoning_tokens,
+      units_sum(cost) as priced_cost,
+    count(*) as reratings
+  from inserted
+  where rerated_size is not null
+  group by 1, 2, 3, 4, 5, 6, 7
+),
+added_to_usage_priced as (
+  insert into usage_priced as old (merchant_id, date, user_id, api_key, model, provider, call_size, priced_events,
+    priced_requests, priced_input_tokens, priced_cached_tokens, priced_cache_write_tokens, priced_output_tokens,
+    priced_reasoning_tokens, priced_cost, reratings)
+  select
+    merchant_id, date, user_id, api_key, model, provider, call_size,
+    priced_events, priced_requests, priced_input_tokens, priced_cached_tokens, priced_cache_write_tokens,
+      priced_output_tokens, priced_reasoning_tokens, priced_cost, reratings
+  from rerated
+  order by 1, 2, 3, 4, 5, 6, 7
+  on conflict (merchant_id, date, user_id, api_key, model, provider, call_size) do update set
+    priced_events = old.priced_events + excluded.priced_events,
+    priced_requests = old.priced_requests + excluded.priced_requests,
+    priced_input_tokens = old.priced_input_tokens + excluded.priced_input_tokens,
+    priced_cached_tokens = old.priced_cached_tokens + excluded.priced_cached_tokens,
+    priced_cache_write_tokens = old.priced_cache_write_tokens + excluded.priced_cache_write_tokens,
+    priced_output_tokens = old.priced_output_tokens + excluded.priced_output_tokens,
+    priced_reasoning_tokens = old.priced_reasoning_tokens + excluded.priced_reasoning_tokens,
+    priced_cost = old.priced_cost + excluded.priced_cost,
+    reratings = old.reratings + excluded.reratings
 )
 select
-  coalesce((select array_agg(id) from inserted), '{}') as inserted,
-  (select max(date) from groups where (date, merchant_id) <= (select date,
-    merchant_id from usage_rolled_up)) as rolled_up,
+  coalesce((select json_agg(id) from inserted), '[]') as inserted,
+  (select count(*) from late) as late,
   (select count from told) as told

@@ -10,7 +10,7 @@ export type { PriceRow } from './entities/price.ts';
 export { isFilesLocation } from './files.ts';
 export type { DimensionColumn, FoldedLine } from './journal/admission.ts';
 export type { Conflict } from './journal/conflicts-store.ts';
-export type { Adjustment } from './journal/corrections-store.ts';
+export type { Adjustment, Rerating } from './journal/corrections-store.ts';
 export { originOf } from './journal/dead-letters-store.ts';
 export type { DayPart, Explained } from './journal/events-store.ts';
 export { type JournalLine, type LineToAppend, NO_PRICE, OLD_ORIGIN } from './journal/journal-line.ts';

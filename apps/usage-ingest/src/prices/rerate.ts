@@ -1,6 +1,6 @@
 import { createHash } from 'node:crypto';
 import { type Day, formatCost, type ingest, PRICED_PARTS, TallyError, type Units } from '@tally/contracts';
-import { type Db, NO_PRICE, type PricedCell, type PricedKey, type RatedCell } from '@tally/db';
+import { type Db, NO_PRICE, type PricedCell, type PricedKey, type RatedCell, type Rerating } from '@tally/db';
 import type { z } from 'zod';
 import { groupBy } from '../group-by.ts';
 import type { Registry, RegistryReader } from '../meters/registry.ts';
@@ -126,9 +126,10 @@ export function createRerate({
   async function apply(merchantId: string, different: Difference[], list: PriceList, actor: string) {
     let adjustments = 0;
     different.sort((a, b) => compare(a.user_id, b.user_id) || compare(a.date, b.date));
+    const about = { reason: `Re-rated by version ${list.version} of the price list.`, actor };
     for (let start = 0; start < different.length; start += ADJUSTED_AT_ONCE) {
-      const some = different.slice(start, start + ADJUSTED_AT_ONCE);
-      adjustments += await db.corrections.rerate(some.map((each) => adjustmentOf(merchantId, each, list, actor)));
+      const some = different.slice(start, start + ADJUSTED_AT_ONCE).map(reratingOf);
+      adjustments += await db.corrections.rerate(merchantId, some, about);
     }
     const days = [...new Set(different.map(({ date }) => date))].map((date) => ({ merchantId, date }));
     // While Redis is unavailable the days stay marked as stale, and their totals are repaired later.
@@ -268,16 +269,10 @@ function byRows(cells: readonly RatedCell[], most: number): RatedCell[][] {
 
 const compare = <Value extends string | bigint>(a: Value, b: Value) => (a < b ? -1 : a > b ? 1 : 0);
 
-/** The adjustment of a row. Its id says which re-rating of the row it is, so that two at once make it once. */
-function adjustmentOf(merchantId: string, row: Difference, list: PriceList, actor: string) {
-  const { date, user_id: userId, api_key: apiKey, model, provider, call_size: reratedSize, reratings } = row;
+/** The re-rating of a row. Its id says which re-rating of the row it is, so that two at once make it once. */
+function reratingOf({ date, reratings, old, new: fresh, ...key }: Difference): Rerating {
   const digest = createHash('sha256')
-    .update(JSON.stringify([userId, apiKey, model, provider, reratedSize]))
+    .update(JSON.stringify([key.user_id, key.api_key, key.model, key.provider, key.call_size]))
     .digest('base64url');
-  return {
-    ...{ id: `rerate:${date}:${digest.slice(0, 22)}:${reratings + 1}`, merchantId, date, reratedSize },
-    dimensions: { userId, apiKey, model, provider },
-    amounts: new Map([['cost', row.new - row.old]]),
-    ...{ reason: `Re-rated by version ${list.version} of the price list.`, actor },
-  };
+  return { ...key, date, id: `rerate:${date}:${digest.slice(0, 22)}:${reratings + 1}`, difference: fresh - old };
 }

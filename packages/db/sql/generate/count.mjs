@@ -5,23 +5,14 @@ import {
   list,
   namedSums,
   numbers,
+  PRICED_AMOUNTS,
   PRICED_KEYS,
   partsOf,
   rolledDimensions,
   someAmount,
   someSum,
 } from './columns.mjs';
-import {
-  addLateToPeriods,
-  addTo,
-  addToDays,
-  FINEST,
-  groupsOf,
-  isRolledUp,
-  PLACE,
-  PLATFORM,
-  sumsFor,
-} from './rollups.mjs';
+import { addLateToPeriods, addTo, addToDays, FINEST, isRolledUp, PLACE, PLATFORM, sumsFor } from './rollups.mjs';
 
 // Statements that count events and adjustments.
 
@@ -248,56 +239,74 @@ from compared
 where sent <> counted
 order by 1`;
 
-const ADJUSTMENT = `merchant_id, id, date, ${DIMENSIONS.join(', ')},
-    ${list}, metrics, folded, reason, actor, rerated_size, time`;
-
-const fromAdjustments = (json) => `from json_to_recordset(${json}::json) as adjustment (
-    merchant_id text, id text, date date, ${DIMENSIONS.map((name) => `${name} text`).join(', ')},
-    ${MEASURES.map((name) => `${name} bigint`).join(', ')},
-    metrics jsonb, folded smallint, reason text, actor text, rerated_size smallint, time timestamptz)`;
+/** Columns of `adjust.sql`, like those of `append.sql`. */
+const ADJUSTMENT = [
+  ['id', 'text'],
+  ['date', 'date'],
+  ...DIMENSIONS.map((name) => [name, 'text', `coalesce(${name}, '')`]),
+  ...MEASURES.map((name) => [name, 'bigint', `coalesce(${name}, 0)`]),
+  ['metrics', 'text', 'metrics::jsonb'],
+  ['folded', 'smallint', 'nullif(folded, 0)'],
+  ['rerated_size', 'smallint'],
+];
+const adjustmentNames = ADJUSTMENT.map(([name]) => name).join(', ');
 
 /** A void counts at the time of its event; any other adjustment has no time and counts at the start of its day. */
 export const TIME_OF_ADJUSTMENT = `coalesce(time, date::timestamp at time zone 'UTC') as time`;
 
 const adjust = `
--- Records adjustments and counts them in the rollups of days, once per id.
--- $1 source   $2 json array of the adjustments, of one merchant
--- Returns one row: the ids of those that were new, and the last of their days that months and years have already.
-with inserted as (
+-- Records adjustments of one merchant and counts them in all rollups, once per id; re-ratings also in what Tally priced.
+-- $1 source   $2 merchant   $3 reason   $4 actor   $5 time of the event that is taken back, else null
+-- $6 to $${ADJUSTMENT.length + 5} one array per column with an element per adjustment; empty if none has a value
+-- Returns one row: the ids of those that were new.
+-- What is added to months and years must not be rolled up meanwhile: see \`holdRolledUp\`.
+with given as (
+  select *
+  from unnest(
+    ${ADJUSTMENT.map(([, type], index) => `$${index + 6}::${type}[]`).join(', ')}
+  ) as adjustment (
+    ${adjustmentNames})
+),
+inserted as (
   insert into usage_adjustments (
-    ${ADJUSTMENT})
+    merchant_id, reason, actor, time, ${adjustmentNames})
   select
-    ${ADJUSTMENT}
-  ${fromAdjustments('$2')}
-  order by merchant_id, id
+    $2, $3, $4, $5::timestamptz,
+    ${ADJUSTMENT.map(([name, , value]) => value ?? name).join(',\n    ')}
+  from given
+  order by id
   on conflict (merchant_id, id) do nothing
   returning
-    merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, ${list}, metrics,
+    merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, ${list}, metrics, rerated_size,
     ${rolledDimensions.join(',\n    ')}
 ),
 ${counted},
-${addToDays}
-select
-  coalesce((select array_agg(id) from inserted), '{}') as inserted,
-  (select max(date) from groups where ${isRolledUp}) as rolled_up,
-  (select count from told) as told`;
-
-const adjustPeriods = `
--- Adds adjustments that were recorded now, of days that are rolled up, to the rollups of months and years.
--- $1 json array of the adjustments
-with adjustment as (
-  select
-    merchant_id, date, ${list},
-    ${rolledDimensions.join(',\n    ')}
-  ${fromAdjustments('$1')}
+${addToDays},
+late as materialized (
+  select *
+  from groups
+  where ${isRolledUp}
 ),
-${groupsOf('adjustment')},
-${addLateToPeriods}
-select count(*) as groups from groups`;
+${addLateToPeriods('late')},
+rerated as materialized (
+  select
+    merchant_id, date, ${DIMENSIONS.join(', ')}, rerated_size as call_size,
+    ${PRICED_MEASURES.map((name) => `${name === 'priced_cost' ? 'units_sum(cost)' : '0'} as ${name}`).join(', ')},
+    count(*) as reratings
+  from inserted
+  where rerated_size is not null
+  group by ${numbers(PRICED_KEYS)}
+),
+added_to_usage_priced as (
+  ${indent(addTo('usage_priced', PRICED_KEYS, 'rerated', { merged: true, amounts: PRICED_AMOUNTS }))}
+)
+select
+  coalesce((select json_agg(id) from inserted), '[]') as inserted,
+  (select count(*) from late) as late,
+  (select count from told) as told`;
 
 export const statements = {
   append,
   conflicts,
   adjust,
-  'adjust-periods': adjustPeriods,
 };

@@ -1,5 +1,5 @@
 import { DIMENSIONS, PRICED_MEASURES, PRICED_PARTS } from '@tally/contracts';
-import { indent, numbers, PRICED_AMOUNTS, PRICED_KEYS, partsOf, rolled, rolledDimensions } from './columns.mjs';
+import { PRICED_KEYS, partsOf, rolled, rolledDimensions } from './columns.mjs';
 
 // Statements over what Tally priced.
 
@@ -12,40 +12,22 @@ select
 from ${from}
 where ${[...conditions, 'rerated_size is not null'].join(' and ')}`;
 
-/**
- * Adjustments of the merchant $1 with the ids $2, each looked up by itself: else Postgres reads all adjustments of the
- * merchant, as long as its statistics say that they are few.
- */
-const ADDED = (name) => `unnest($2::text[]) as added (added_id)
-cross join lateral (
-  select * from usage_adjustments where merchant_id = $1 and id = added_id limit 1
-) as ${name}`;
-
-const countPriced = `
--- Adds re-ratings that this transaction has just recorded to what Tally priced, and takes events that it voids out of it.
--- $1 merchant   $2 ids of the adjustments
+const countPricedVoid = `
+-- Takes the event that an adjustment takes back out of what Tally priced.
+-- $1 merchant   $2 id of the adjustment
 insert into usage_priced as old (
   ${PRICED_KEYS.join(', ')},
-  ${PRICED_AMOUNTS.join(', ')})
+  ${PRICED_MEASURES.join(', ')})
 select
-  ${PRICED_KEYS.join(', ')},
-  ${PRICED_MEASURES.map((name) => `units_sum(${name})`).join(', ')}, sum(reratings)
-from (
-  ${indent(reratings(ADDED('adjustment')))}
-  union all
-  select
-    event.merchant_id, event.date,
-    ${DIMENSIONS.map((name, bit) => `${rolled(name, bit, 'event.')} as ${name}`).join(',\n    ')},
-    call_size, -1, ${PRICED_PARTS.map((name) => `-${name}`).join(', ')}, -event.cost, 0
-  from ${indent(ADDED('void'))}
-  join usage_events as event on event.merchant_id = $1 and event.date = void.date and event.id = void.void_of
-  cross join lateral ${partsOf('event.')}
-  where event.price_version is not null
-) as changed (${PRICED_KEYS.join(', ')}, ${PRICED_AMOUNTS.join(', ')})
-group by ${numbers(PRICED_KEYS)}
-order by ${numbers(PRICED_KEYS)}
+  event.merchant_id, event.date,
+  ${DIMENSIONS.map((name, bit) => rolled(name, bit, 'event.')).join(',\n  ')},
+  call_size, -1, ${PRICED_PARTS.map((name) => `-${name}`).join(', ')}, -event.cost
+from usage_adjustments as void
+join usage_events as event on event.merchant_id = $1 and event.date = void.date and event.id = void.void_of
+cross join lateral ${partsOf('event.')}
+where void.merchant_id = $1 and void.id = $2 and event.price_version is not null
 on conflict (${PRICED_KEYS.join(', ')}) do update set
-  ${PRICED_AMOUNTS.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}`;
+  ${PRICED_MEASURES.map((name) => `${name} = old.${name} + excluded.${name}`).join(',\n  ')}`;
 
 const pricedSums = `
 -- What Tally priced, summed over users and API keys: by merchant, day, model, provider and size of calls.
@@ -146,7 +128,7 @@ where new <> old
 order by ${PRICED_KEYS.join(', ')}`;
 
 export const statements = {
-  'count-priced-adjustments': countPriced,
+  'count-priced-void': countPricedVoid,
   'priced-sums': pricedSums,
   'priced-windows': pricedWindows,
   'rerate-sums': rerateSums('bigint'),

@@ -58,17 +58,17 @@ const OF_DAYS = [
 /** Complete quarters of a month: those before `quarter_month`, and of that the merchants up to `quarter_merchant`. */
 export const isComplete = `(${PLACE.quarter_month}, merchant_id) <= (select quarter_month, quarter_merchant from usage_rolled_up)`;
 
-const QUARTERS = ['quarter_months', DERIVED.usage_quarter_months, 'groups', 'usage_quarter_months'];
+const quarters = (from) => ['quarter_months', DERIVED.usage_quarter_months, from, 'usage_quarter_months'];
 /** Months of all merchants get a day once all merchants of the day are rolled up: see roll-up-platform.sql. */
-const OF_PERIODS = [
-  ['months', ['merchant_id', 'month', ...DIMENSIONS], 'groups', 'usage_monthly'],
+const ofPeriods = (from) => [
+  ['months', ['merchant_id', 'month', ...DIMENSIONS], from, 'usage_monthly'],
   ['month_models', ['merchant_id', 'month', 'model', 'provider'], 'months', 'usage_monthly_models'],
   ['years', ['merchant_id', 'year', ...DIMENSIONS], 'months', 'usage_yearly'],
   ['users', ['month', 'user_id'], 'months', 'usage_platform_users'],
   [
     'platform_months',
     ['month', 'model', 'provider'],
-    'groups',
+    from,
     'usage_platform_monthly',
     'date < (select date from usage_rolled_up)',
   ],
@@ -102,11 +102,13 @@ ${added(table, keys, name)}`;
 export const addToDays = OF_DAYS.map(addSums).join(',\n');
 
 /** Follows `groups` of a day that is rolled up now: adds them to the rollups of months and years. */
-const addToPeriods = `${OF_PERIODS.map(addSums).join(',\n')},
+const addToPeriods = `${ofPeriods('groups').map(addSums).join(',\n')},
 ${countNew(Object.keys(ROWS_COUNTED).filter((table) => table !== 'usage_quarter_months'))}`;
 
-/** The same for what comes later: quarters of a month may be complete. */
-export const addLateToPeriods = `${[...OF_PERIODS, [...QUARTERS, isComplete]].map(addSums).join(',\n')},
+/** Does the same with the groups `from`, for what comes later: quarters of a month may be complete. */
+export const addLateToPeriods = (
+  from,
+) => `${[...ofPeriods(from), [...quarters(from), isComplete]].map(addSums).join(',\n')},
 ${countNew(Object.keys(ROWS_COUNTED))}`;
 
 /** Counts the rows that a statement has inserted into rollups, for plans. */
@@ -173,7 +175,7 @@ with ${groupsOf(
   `flush_id = any($1::bigint[]) and date between $2 and $3
     and ${isRolledUp}`,
 )},
-${addLateToPeriods}
+${addLateToPeriods('groups')}
 select count(*) as groups from groups`;
 
 /** Days of some merchants without what is not derived yet. */
@@ -201,7 +203,7 @@ const buildQuarters = `
 -- $1 first day of the quarter   $2 merchant ids
 -- Returns one row: the groups that were added.
 with ${derivedDays(`date between $1 and $1::date + 8 and ${PLACE.quarter_month} = $1`)},
-${addSums(QUARTERS)},
+${addSums(quarters('groups'))},
 ${countNew(['usage_quarter_months'])}
 select count(*) as groups from groups`;
 

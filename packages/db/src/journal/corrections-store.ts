@@ -3,12 +3,14 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { AdjustmentEntity } from '../entities/adjustment.ts';
 import type { MeterRollups } from '../meters/meter-rollups-store.ts';
+import type { PricedKey } from '../registries/prices-store.ts';
 import { holdRolledUp } from '../rollups/rolled-up.ts';
 import { DateText, Moment, Units } from '../rows.ts';
-import { type Executor, runSql, sql } from '../run-sql.ts';
+import { type Executor, runPlannedOnce, runSql, sql } from '../run-sql.ts';
 import type { Admission } from './admission.ts';
 import { type Explained, filtersOf } from './events-store.ts';
 import type { Journal } from './journal-store.ts';
+import { type AdjustmentToRecord, columnsOfAdjustments } from './line-columns.ts';
 import { withPseudonyms } from './pseudonyms.ts';
 
 export type Dimensions = { userId: string; apiKey: string; model: string; provider: string };
@@ -30,6 +32,9 @@ export type NewAdjustment = Omit<Adjustment, 'createdAt'>;
 /** The event that an adjustment takes back, and its time in ISO 8601. */
 export type VoidedEvent = { id: string; time: string };
 
+/** A difference of the cost of a row of what Tally priced, in nano-USD. */
+export type Rerating = PricedKey & { id: string; date: Day; difference: UnitsType };
+
 export type CorrectionsStore = {
   /**
    * Records an adjustment and counts it in the same transaction, once per id; a repeat returns the recorded one. Throws
@@ -40,13 +45,12 @@ export type CorrectionsStore = {
    * Records re-ratings of one merchant in one transaction, those with a new id; counts them also as part of what Tally
    * priced. Returns how many were new.
    */
-  rerate(adjustments: readonly (NewAdjustment & { reratedSize: number })[]): Promise<number>;
+  rerate(merchantId: string, reratings: readonly Rerating[], about: { reason: string; actor: string }): Promise<number>;
   /** The newest adjustments that made a number, oldest first, and how many did. */
   adjustments(number: Explained, limit: number): Promise<{ newest: Adjustment[]; count: number }>;
 };
 
-/** Those that are new, and the last of their days that months and years have already. */
-const CountedRow = z.object({ inserted: z.array(z.string()), rolled_up: DateText.nullable() });
+const CountedRow = z.object({ inserted: z.array(z.string()) });
 
 const Row = z
   .object({
@@ -98,39 +102,34 @@ export function createCorrectionsStore(
 ): CorrectionsStore {
   const recorded = dataSource.getRepository(AdjustmentEntity);
 
-  /** Records adjustments of one merchant; returns the ids of those that are new. `voids`: there is only one. */
+  /** Records adjustments of one merchant; returns how many are new. With `voids` there is only one. */
   async function record(
     transaction: Executor,
-    adjustments: readonly (NewAdjustment & { reratedSize?: number })[],
-    voids?: VoidedEvent,
+    merchantId: string,
+    adjustments: readonly AdjustmentToRecord[],
+    { reason, actor, voids }: { reason: string; actor: string; voids?: VoidedEvent | undefined },
   ) {
-    const records = await withPseudonyms(transaction, adjustments.map(recordOf));
+    const records = await withPseudonyms(transaction, adjustments);
     const { bits, committed } = await admission.admit(transaction, records);
-    const rows = records.map((row, position) => ({
-      ...row,
-      folded: bits?.[position] || null,
-      time: voids?.time ?? null,
-    }));
     await holdRolledUp(transaction);
-    const [counted] = await runSql(transaction, 'adjust', ['adjustment', JSON.stringify(rows)], CountedRow);
+    const values = ['adjustment', merchantId, reason, actor, voids?.time ?? null];
+    const columns = columnsOfAdjustments(records, bits);
+    const [counted] = await runPlannedOnce(transaction, 'adjust', [...values, ...columns], CountedRow);
     const ids = counted!.inserted;
     if (ids.length > 0) {
       const isNew = new Set(ids);
-      const added = rows.filter(({ id }) => isNew.has(id));
-      const late = added.filter(({ date }) => counted!.rolled_up !== null && date <= counted!.rolled_up);
-      if (late.length > 0) await transaction.query(sql('adjust-periods'), [JSON.stringify(late)]);
-      const { merchantId } = adjustments[0]!;
       const idsByDay = new Map<Day, string[]>();
-      for (const { date, id } of added) {
+      for (const { date, id } of records) {
+        if (!isNew.has(id)) continue;
         const own = idsByDay.get(date);
         if (own) own.push(id);
         else idsByDay.set(date, [id]);
       }
       await meters.adjusted(transaction, { merchantId, idsByDay, ...(voids && { voids: voids.id }) });
-      await transaction.query(sql('count-priced-adjustments'), [merchantId, ids]);
+      if (voids) await transaction.query(sql('count-priced-void'), [merchantId, ids[0]]);
       await transaction.query(sql('count-budget-adjustments'), [merchantId, ids]);
     }
-    return { ids, committed, records };
+    return { count: ids.length, committed, records };
   }
 
   return {
@@ -147,7 +146,7 @@ export function createCorrectionsStore(
     async adjust({ voids, ...adjustment }) {
       const { merchantId, id } = adjustment;
       const { committed, records } = await journal.exclusively([merchantId], (transaction) =>
-        record(transaction, [adjustment], voids),
+        record(transaction, merchantId, [recordOf(adjustment)], { ...adjustment, voids }),
       );
       committed();
       const row = await recorded.findOneBy({ merchantId, id });
@@ -159,33 +158,41 @@ export function createCorrectionsStore(
       return found;
     },
 
-    async rerate(adjustments) {
-      if (adjustments.length === 0) return 0;
-      const { ids, committed } = await journal.exclusively([adjustments[0]!.merchantId], (transaction) =>
-        record(transaction, adjustments),
+    async rerate(merchantId, reratings, about) {
+      if (reratings.length === 0) return 0;
+      const adjustments = reratings.map(({ id, date, difference, call_size, user_id, api_key, model, provider }) => {
+        const measures = { cost: difference };
+        return {
+          merchant_id: merchantId,
+          id,
+          date,
+          user_id,
+          api_key,
+          model,
+          provider,
+          measures,
+          reratedSize: call_size,
+        };
+      });
+      const { count, committed } = await journal.exclusively([merchantId], (transaction) =>
+        record(transaction, merchantId, adjustments, about),
       );
       committed();
-      return ids.length;
+      return count;
     },
   };
 }
 
-function recordOf(adjustment: NewAdjustment & { reratedSize?: number }) {
-  const { id, merchantId, date, dimensions, amounts, reason, actor, reratedSize } = adjustment;
-  const others = [...amounts].filter(([type]) => !MEASURES.includes(type as Measure));
+function recordOf({ merchantId, id, date, dimensions, amounts }: NewAdjustment): AdjustmentToRecord {
+  const isMeasure = (type: string): type is Measure => MEASURES.includes(type as Measure);
+  const others = [...amounts].filter(([type]) => !isMeasure(type));
   return {
-    merchant_id: merchantId,
-    id,
-    date,
-    user_id: dimensions.userId,
-    api_key: dimensions.apiKey,
-    model: dimensions.model,
-    provider: dimensions.provider,
-    ...Object.fromEntries(MEASURES.map((measure) => [measure, (amounts.get(measure) ?? 0n).toString()])),
-    metrics: others.length === 0 ? null : Object.fromEntries(others.map(([type, units]) => [type, units.toString()])),
-    reason,
-    actor,
-    rerated_size: reratedSize ?? null,
+    ...{ merchant_id: merchantId, id, date },
+    ...{ user_id: dimensions.userId, api_key: dimensions.apiKey },
+    ...{ model: dimensions.model, provider: dimensions.provider },
+    measures: Object.fromEntries([...amounts].filter(([type]) => isMeasure(type))),
+    metrics:
+      others.length === 0 ? undefined : Object.fromEntries(others.map(([type, units]) => [type, units.toString()])),
   };
 }
 

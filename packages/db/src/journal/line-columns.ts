@@ -1,5 +1,17 @@
-import { DIMENSIONS, MEASURES } from '@tally/contracts';
+import { type Day, DIMENSIONS, MEASURES, type Measure, type Units } from '@tally/contracts';
 import type { LineToAppend } from './journal-line.ts';
+
+/** An adjustment as `adjust.sql` takes it; amounts that are absent are 0. */
+export type AdjustmentToRecord = Record<(typeof DIMENSIONS)[number], string> & {
+  merchant_id: string;
+  id: string;
+  date: Day;
+  measures: Partial<Record<Measure, Units>>;
+  /** Units of other metric types. */
+  metrics?: Record<string, string> | undefined;
+  /** Of a re-rating: the size of the calls of its row. */
+  reratedSize?: number;
+};
 
 /** Matches text that an array literal must quote. */
 const QUOTED = /[\s"\\{},]|^$|^null$/i;
@@ -35,12 +47,27 @@ export function columnsOf(lines: readonly LineToAppend[], folded?: Uint8Array): 
   ];
 }
 
+/** The columns of adjustments, in the order of the parameters of `adjust.sql` after its single values. */
+export function columnsOfAdjustments(rows: readonly AdjustmentToRecord[], folded?: Uint8Array): string[] {
+  const texts = (of: (row: AdjustmentToRecord) => string | undefined) => arrayOf(rows, of, quoted);
+  const plain = (of: (row: AdjustmentToRecord) => string | undefined) => arrayOf(rows, of, (text) => text);
+  return [
+    texts((row) => row.id),
+    plain((row) => row.date),
+    ...DIMENSIONS.map((name) => texts((row) => row[name])),
+    ...MEASURES.map((name) => plain((row) => row.measures[name]?.toString())),
+    texts((row) => row.metrics && JSON.stringify(row.metrics)),
+    folded ? `{${folded.join(',')}}` : '{}',
+    plain((row) => row.reratedSize?.toString()),
+  ];
+}
+
 /** Writes texts as an array literal. */
 export const textArray = (texts: readonly string[]): string => `{${texts.map(quoted).join(',')}}`;
 
-function arrayOf(
-  lines: readonly LineToAppend[],
-  of: (line: LineToAppend) => string | undefined,
+function arrayOf<Line>(
+  lines: readonly Line[],
+  of: (line: Line) => string | undefined,
   written: (text: string) => string,
 ): string {
   let found = false;

@@ -237,12 +237,16 @@ class World {
     this.counted.push({ ...what, amounts });
   }
 
-  /** Adjusts several days of a merchant in one transaction. */
+  /** Prices several days of a merchant again in one transaction. */
   async rerate(merchant: string, rows: readonly Counted[]): Promise<void> {
-    const own = rows.map((row) => ({ ...row, merchant_id: merchant }));
-    const adjustments = own.map((row) => ({ ...this.adjustmentOf(row), reratedSize: 0 }));
-    expect(await db.corrections.rerate(adjustments)).toBe(own.length);
-    expect(await db.corrections.rerate(adjustments)).toBe(0);
+    const own = rows.map((row) => ({ ...row, merchant_id: merchant, amounts: { ...zero(), cost: row.amounts.cost } }));
+    const reratings = own.map(({ date, user_id, model, amounts }) => {
+      const key = { user_id, api_key: '', model, provider: '', call_size: 0 };
+      return { ...key, id: `a${this.serial++}`, date, difference: amounts.cost };
+    });
+    const about = { reason: 'a test', actor: 'test' };
+    expect(await db.corrections.rerate(merchant, reratings, about)).toBe(own.length);
+    expect(await db.corrections.rerate(merchant, reratings, about)).toBe(0);
     this.counted.push(...own);
   }
 
