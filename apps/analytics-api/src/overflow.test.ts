@@ -33,3 +33,15 @@ test('says where values that a filter names may be counted under (other)', async
   const later = { startDate: '2025-01-16', endDate: '2025-01-16', userIds: ['bob'] };
   expect((await breakdown(later)).coverage.overflow).toBeUndefined();
 });
+
+test('counts the same values under (other) in series that are read from the journal', async () => {
+  const range = { startDate: date, endDate: date, interval: 'hour', groupBy: 'user' } as const;
+  const hours = await running.client.analytics.timeseries.query(range);
+  const noon = hours.points[12]!.groups!.map(({ key, requests }) => [key, requests]);
+  expect(noon.sort()).toEqual([
+    ['(other)', '1'],
+    ['ada', '1'],
+  ]);
+  const others = await running.client.analytics.timeseries.query({ ...range, userIds: ['(other)'] });
+  expect(others.points[12]!.requests).toBe('1');
+});

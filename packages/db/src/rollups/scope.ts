@@ -178,8 +178,8 @@ export function source(
       const timeOfCorrection = 'coalesce(time, date)';
       if (cube === 'usage_events') {
         return [
-          rowsOf(cube, 'time', within('date'), MEASURES),
-          rowsOf('usage_adjustments', timeOfCorrection, within('date'), MEASURES),
+          rowsOf('usage_counted_events', 'time', within('date'), MEASURES),
+          rowsOf('usage_counted_adjustments', timeOfCorrection, within('date'), MEASURES),
         ];
       }
       if (cube === 'usage_later') {
