@@ -1,5 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
-import { type Coverage, type Day, dayOf } from '@tally/contracts';
+import { type Coverage, type Day, dayOf, type Grouping } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 import type { Db } from '@tally/db';
 import { coalesceBy } from '@tally/service';
@@ -21,12 +21,15 @@ type Scope = {
 const isFiltered = ({ userIds, apiKeys, models, providers, teams }: Scope): boolean =>
   [userIds, apiKeys, models, providers, teams].some((names) => names && names.length > 0);
 
+/** Stands for all teams: an answer by team lacks usage of a team that is counted under `(other)`. */
+const ANY_TEAM = ['any'];
+
 export type Freshness = {
   /**
    * Ensures that everything acknowledged before the call is in Postgres, and returns the coverage of an answer that
-   * reads Postgres afterwards. Live and stored data thus never overlap.
+   * reads Postgres afterwards. Live and stored data thus never overlap. `groupings`: what the answer groups by.
    */
-  cover(scope: Scope): Promise<Coverage>;
+  cover(scope: Scope, groupings?: readonly Grouping[]): Promise<Coverage>;
   /** Flushes pending events: of some merchants, or of all. */
   refresh(
     merchantIds?: readonly string[],
@@ -73,19 +76,23 @@ export function createFreshness({
   });
 
   return {
-    async cover(scope) {
+    async cover(scope, groupings = []) {
       const { startDate, endDate, merchantIds } = scope;
       const today = dayOf(now());
       const dataSource = endDate < today ? 'cache' : startDate >= today ? 'live' : 'mixed';
+      const named = groupings.includes('team') && !scope.teams?.length ? { ...scope, teams: ANY_TEAM } : scope;
+      // After the flush, which may be what exceeds a limit.
+      const overflow = async () => (isFiltered(named) ? overflowOf(named) : {});
       try {
         const { complete, asOf } = await drain(merchantIds);
-        return { dataSource, asOf, complete, ...(isFiltered(scope) && (await overflowOf(scope))) };
+        return { dataSource, asOf, complete, ...(await overflow()) };
       } catch {
         // Postgres still answers, up to its last flush at best.
         return {
           dataSource: dataSource === 'live' ? 'none' : 'cache',
           asOf: await lastFlushAt().catch(() => null),
           complete: false,
+          ...(await overflow().catch(() => ({}))),
         };
       }
     },

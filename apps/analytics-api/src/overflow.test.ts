@@ -45,3 +45,19 @@ test('counts the same values under (other) in series that are read from the jour
   const others = await running.client.analytics.timeseries.query({ ...range, userIds: ['(other)'] });
   expect(others.points[12]!.requests).toBe('1');
 });
+
+test('says where an answer by team lacks usage that is counted under (other)', async () => {
+  const range = { startDate: date, endDate: date } as const;
+  const entries = ['ada', 'bob'].map((id) => ({ kind: 'user' as const, id, name: id, team: 'red' }));
+  await running.client.directory.upsert.mutate({ entries });
+  const byTeam = await running.client.analytics.breakdown.query({ ...range, by: ['provider', 'team'] });
+  expect(byTeam.rows.map(({ keys, requests }) => [keys?.[1], requests]).sort()).toEqual([
+    ['red', '1'],
+    ['unknown', '1'],
+  ]);
+  expect(byTeam.coverage).toMatchObject({ complete: true, overflow: true });
+  const series = await running.client.analytics.timeseries.query({ ...range, interval: 'day', groupBy: 'team' });
+  expect(series.coverage.overflow).toBe(true);
+  const byModel = await running.client.analytics.timeseries.query({ ...range, interval: 'day', groupBy: 'model' });
+  expect(byModel.coverage.overflow).toBeUndefined();
+});

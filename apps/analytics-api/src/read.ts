@@ -105,7 +105,7 @@ export function createRead({
       const paged = { by, sortBy, order, ...filters };
       const groupings = [by].flat();
       const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy, groupings.length));
-      const coverage = knownOn(await freshness.cover(filters), question);
+      const coverage = knownOn(await freshness.cover(filters, groupings), question);
       const { text, more } = await cache.sent(
         'breakdown',
         [question, after],
@@ -233,7 +233,7 @@ export function createRead({
       );
       const range = { startDate: dayOf(starts[0]!), endDate: dayOf(end - 1) };
       const utc = { ...filters, ...range };
-      const coverage = await freshness.cover(utc);
+      const coverage = await freshness.cover(utc, groupBy && [groupBy]);
       const { cube } = cubes[0]!;
       if (cube === 'usage_quarter_hours') assertQuarters([...starts, end], timeZone);
       if (cube === 'usage_events') await assertEntries(utc);

@@ -52,7 +52,7 @@ export const Coverage = z.object({
   unknown: z.array(z.enum(['failedRequests', 'promptTokens', 'completionTokens'])).optional(),
   /**
    * True if a filtered dimension exceeded its limit of values on a day: usage of the named values may be counted under
-   * `(other)` there.
+   * `(other)` there. In an answer by team: if users or API keys did, whose usage has no team there.
    */
   overflow: z.literal(true).optional(),
   /**
