@@ -2,7 +2,7 @@ import { setTimeout as pause } from 'node:timers/promises';
 import { type Coverage, type Day, dayOf, type Grouping } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
 import type { Db } from '@tally/db';
-import { coalesceBy } from '@tally/service';
+import { coalesceBy, createFlushedUntil } from '@tally/service';
 
 type Names = readonly string[] | undefined;
 
@@ -43,22 +43,22 @@ const gather = () => pause(GATHER_MS);
 /** Closed days still get late events through Redis, so queries about them flush, too. */
 export function createFreshness({
   ingest,
-  lastFlushAt,
   overflowed,
   now,
 }: {
   ingest: IngestClient;
-  /** Returns when Postgres last counted anything. */
-  lastFlushAt: () => Promise<string | null>;
   /** Returns whether one of these dimensions exceeded its limit of values on a day. */
   overflowed: Db['usage']['overflowed'];
   now: () => number;
 }): Freshness {
+  const flushed = createFlushedUntil();
   // Concurrent callers share flushes: a caller during a flush shares the next one.
   const drain = coalesceBy(async (merchantIds: readonly string[] | undefined) => {
     // A list too long for one request is answered by flushing all merchants.
     const some = merchantIds && merchantIds.length <= 1000 ? { merchantIds: [...merchantIds] } : {};
-    return ingest.flush.beforeRead.mutate(some);
+    const answer = await ingest.flush.beforeRead.mutate(some);
+    flushed.note(some.merchantIds, answer.asOf);
+    return answer;
   }, gather);
 
   /** A filter names values; values beyond the limit are not in rollups under their name. */
@@ -87,10 +87,10 @@ export function createFreshness({
         const { complete, asOf } = await drain(merchantIds);
         return { dataSource, asOf, complete, ...(await overflow()) };
       } catch {
-        // Postgres still answers, up to its last flush at best.
+        // Postgres still answers, up to a flush that was answered earlier.
         return {
           dataSource: dataSource === 'live' ? 'none' : 'cache',
-          asOf: await lastFlushAt().catch(() => null),
+          asOf: flushed.of(merchantIds),
           complete: false,
           ...(await overflow().catch(() => ({}))),
         };

@@ -9,8 +9,10 @@ export const laterThan = ({ asKnownOn }: KnownOn, { startDate, endDate }: DayRan
   asKnownOn === undefined ? [] : [{ cube: 'usage_later', startDate, endDate, less: true }];
 
 /** Returns the coverage of an answer that shows nothing counted after the moment. */
-export const knownOn = (coverage: Coverage, { asKnownOn }: KnownOn): Coverage =>
-  asKnownOn === undefined ? coverage : { ...coverage, asOf: new Date(parseTime(asKnownOn)!).toISOString() };
+export function knownOn(coverage: Coverage, { asKnownOn }: KnownOn): Coverage {
+  if (asKnownOn === undefined || coverage.asOf === null) return coverage;
+  return { ...coverage, asOf: new Date(Math.min(parseTime(asKnownOn)!, Date.parse(coverage.asOf))).toISOString() };
+}
 
 /**
  * Throws if a moment cannot be answered: INVALID_INPUT if it is ahead, JOURNAL_DROPPED if events of the range that were

@@ -84,7 +84,6 @@ export async function createAnalyticsService(
   );
   const freshness = createFreshness({
     ingest,
-    lastFlushAt: () => db.usage.lastFlushAt(),
     overflowed: db.usage.overflowed,
     now,
   });

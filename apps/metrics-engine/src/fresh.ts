@@ -1,5 +1,6 @@
 import type { Drained } from '@tally/contracts';
 import type { IngestClient } from '@tally/contracts/client';
+import { createFlushedUntil } from '@tally/service';
 
 /**
  * Flushes what was acknowledged before the call to Postgres, for a merchant or all (null), and returns the freshness of
@@ -8,23 +9,18 @@ import type { IngestClient } from '@tally/contracts/client';
 export type Drain = (merchantId: string | null) => Promise<Drained>;
 
 /** Calls during another one of the same merchant share the next one. */
-export function createDrain({
-  ingest,
-  lastFlushAt,
-}: {
-  ingest: Pick<IngestClient, 'flush'>;
-  lastFlushAt: () => Promise<string | null>;
-}): Drain {
+export function createDrain({ ingest }: { ingest: Pick<IngestClient, 'flush'> }): Drain {
+  const flushed = createFlushedUntil();
   const calls = new Map<string | null, { running: Promise<Drained>; next?: Promise<Drained> }>();
 
   async function drain(merchantId: string | null): Promise<Drained> {
+    const merchantIds = merchantId === null ? undefined : [merchantId];
     try {
-      const { complete, asOf } = await ingest.flush.beforeRead.mutate(
-        merchantId === null ? {} : { merchantIds: [merchantId] },
-      );
+      const { complete, asOf } = await ingest.flush.beforeRead.mutate(merchantIds ? { merchantIds } : {});
+      flushed.note(merchantIds, asOf);
       return { complete, asOf };
     } catch {
-      return { complete: false, asOf: await lastFlushAt().catch(() => null) };
+      return { complete: false, asOf: flushed.of(merchantIds) };
     }
   }
 

@@ -83,7 +83,6 @@ export async function createEngineService(
   const ingest = createIngestClient(called(env.USAGE_INGEST_URL));
   const drain = createDrain({
     ingest: createIngestClient(called(env.USAGE_INGEST_URL, env.DRAIN_TIMEOUT_MS)),
-    lastFlushAt: () => db.usage.lastFlushAt(),
   });
   const rollups = createRollups({
     db,
