@@ -14,6 +14,8 @@ test('a flush of one merchant says nothing about others', () => {
   flushed.note(['acme'], two);
   expect(flushed.of(['acme'])).toBe(two);
   expect(flushed.of(['acme', 'globex'])).toBeNull();
+  expect(flushed.of(['globex', 'acme'])).toBeNull();
+  expect(flushed.of(['acme', 'globex', 'acme'])).toBeNull();
   expect(flushed.of(undefined)).toBeNull();
 });
 

@@ -33,7 +33,8 @@ export function createFlushedUntil(): FlushedUntil {
     of(merchantIds) {
       if (!merchantIds?.length) return ofAll;
       const moments = merchantIds.map((id) => later(ofAll, ofMerchants.get(id) ?? null));
-      return moments.reduce((first, moment) => (first === null || later(first, moment) === first ? moment : first));
+      // The earliest; null as soon as nothing is known of one of them.
+      return moments.reduce((first, moment) => (first === null || later(first, moment) !== first ? first : moment));
     },
   };
 }
