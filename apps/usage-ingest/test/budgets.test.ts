@@ -582,6 +582,7 @@ test('of a moment before Postgres fails are in force in every process', async ()
     store: {
       version: () => unlessGone(ingest.db.budgets.version),
       active: () => unlessGone(ingest.db.budgets.active),
+      members: () => unlessGone(ingest.db.budgets.members),
       periods: (at) => unlessGone(() => ingest.db.budgets.periods(at)),
     },
     redis: ingest.redis,
