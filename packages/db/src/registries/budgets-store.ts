@@ -95,6 +95,7 @@ const SpendsRow = z.object({
 const PositionsRow = z.object({ positions: z.string() });
 const IdRow = z.object({ id: z.string() });
 const VersionRow = z.object({ version: z.string() });
+const TooManyRow = z.object({ too_many: z.boolean() });
 const ActiveRow = z.object({
   id: z.string(),
   name: z.string(),
@@ -160,8 +161,8 @@ export function createBudgetsStore(
       if (active >= MAX_BUDGETS)
         throw new TallyError('CARDINALITY_LIMIT', `There are ${active} budgets; at most ${MAX_BUDGETS}. Remove some.`);
       if (budget.team !== '') {
-        const members = await runSql(dataSource, 'budgets/team-members', [MAX_TEAM_MEMBERS + 1], TeamMember);
-        if (members.length > MAX_TEAM_MEMBERS)
+        const [found] = await runSql(dataSource, 'budgets/has-too-many-members', [MAX_TEAM_MEMBERS], TooManyRow);
+        if (found!.too_many)
           throw new TallyError(
             'CARDINALITY_LIMIT',
             `More than ${MAX_TEAM_MEMBERS} users and API keys of the directory have a team, too many for budgets of teams.`,
