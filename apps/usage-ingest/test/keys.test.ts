@@ -125,7 +125,9 @@ test('keys are found by a part of their name, id, merchant or team', async () =>
     await make({ name: 'y', merchantId: 'zuerich-co' }),
   ];
   const found = async (search: string, more: { includeRevoked?: boolean; limit?: number; cursor?: string } = {}) =>
-    (await ingest.admin.keys.list.query({ search, ...more })).rows.map(({ id }) => made.findIndex((key) => key.id === id));
+    (await ingest.admin.keys.list.query({ search, ...more })).rows.map(({ id }) =>
+      made.findIndex((key) => key.id === id),
+    );
   expect(await found('crawler OF')).toEqual([0]);
   expect(await found('zürich')).toEqual([0]);
   expect(await found('ZUERICH')).toEqual([1, 2]);
