@@ -113,7 +113,8 @@ table bills (
 CREATE INDEX bills_of_account ON public.bills USING btree (provider, account, kind, start_date);
 
 table budget_list (
-  version bigint not null
+  version bigint not null,
+  members bigint not null default 0
 );
 
 table budget_spend (

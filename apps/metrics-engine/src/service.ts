@@ -25,6 +25,7 @@ import { Registry } from 'prom-client';
 import { createAfterDaily } from './after-daily.ts';
 import { type Alerts, createAlerts } from './alerts/alerts.ts';
 import { createDeliver, type Deliver } from './alerts/deliver.ts';
+import { createResolve } from './alerts/resolve.ts';
 import { createWebhooks } from './alerts/webhooks.ts';
 import { createCustom } from './custom/custom.ts';
 import { createSources } from './custom/sources.ts';
@@ -231,7 +232,7 @@ export async function createEngineService(
   const deliver = createDeliver({
     store: db.alerts,
     allowPrivate: env.WEBHOOK_ALLOW_PRIVATE,
-    resolve: lookup,
+    resolve: createResolve(lookup),
     now,
     onError: failureLog(log, 'webhooks could not be sent; it is tried again'),
   });

@@ -61,6 +61,7 @@ afterEach(async () => {
   await latestVictim?.kill();
   await stores.client.query('select pg_advisory_unlock_all()');
   await stores.client.query(`update budgets set removed_at = now() where removed_at is null`);
+  await stores.client.query('update budget_list set version = version + 1');
 });
 
 /** Starts an engine as a process of its own, with its loops. */
@@ -80,6 +81,7 @@ async function budgetOverItsLimit(): Promise<string> {
      values ('All', 'acme', '', '', '', 'cost', 10, 'total', 'UTC', 'soft', 'allow', '{50,80,100}', 'admin')
      returning id`,
   );
+  await stores.client.query('update budget_list set version = version + 1');
   await stores.client.query(`insert into budget_spend values ($1, to_timestamp(0), 10)`, [rows[0].id]);
   return rows[0].id;
 }

@@ -500,6 +500,22 @@ test('a budget of a team counts by the directory: the team of the key, else of t
     .toBe(false);
   await ingest.admin.usage.void.mutate({ merchantId, id: 'a', reason: 'never happened' });
   await expect.poll(async () => (await status(red.id)).spent).toBe('2');
+  // Only changes of who is in a team make processes load the budgets again.
+  const version = () => ingest.db.budgets.version();
+  const before = await version();
+  const named = { kind: 'user' as const, id: 'ada', email: null, role: null, merchantId: null };
+  await ingest.db.directory.upsert([{ ...named, name: 'Ada Lovelace' }]);
+  await ingest.db.directory.upsert([{ ...named, id: 'eve', name: 'Eve' }]);
+  await ingest.db.directory.remove({ kind: 'user', ids: ['eve'], merchantId: null });
+  expect(await version()).toBe(before);
+  await ingest.db.directory.upsert([{ ...named, id: 'eve', name: 'Eve', team: 'red' }]);
+  const joined = await version();
+  expect(joined).not.toBe(before);
+  await ingest.db.directory.upsert([{ ...named, id: 'eve', name: 'Eve', team: null }]);
+  const left = await version();
+  expect(left).not.toBe(joined);
+  await ingest.db.directory.remove({ kind: 'user', ids: ['ada'], merchantId: null });
+  expect(await version()).not.toBe(left);
   for (const { id } of [red, again]) await ingest.admin.budgets.remove.mutate({ id });
 });
 
@@ -582,6 +598,7 @@ test('of a moment before Postgres fails are in force in every process', async ()
     store: {
       version: () => unlessGone(ingest.db.budgets.version),
       active: () => unlessGone(ingest.db.budgets.active),
+      members: () => unlessGone(ingest.db.budgets.members),
       periods: (at) => unlessGone(() => ingest.db.budgets.periods(at)),
     },
     redis: ingest.redis,

@@ -116,6 +116,32 @@ test('keys are listed in pages, oldest first, and a cursor belongs to its questi
   });
 });
 
+test('keys are found by a part of their name, id, merchant or team', async () => {
+  const make = (key: { name: string; merchantId?: string; teamId?: string }) =>
+    ingest.admin.keys.create.mutate({ ...key, role: 'viewer' });
+  const made = [
+    await make({ name: 'Crawler of Zürich' }),
+    await make({ name: 'x', merchantId: 'zuerich-co', teamId: 'night-shift' }),
+    await make({ name: 'y', merchantId: 'zuerich-co' }),
+  ];
+  const found = async (search: string, more: { includeRevoked?: boolean; limit?: number; cursor?: string } = {}) =>
+    (await ingest.admin.keys.list.query({ search, ...more })).rows.map(({ id }) =>
+      made.findIndex((key) => key.id === id),
+    );
+  expect(await found('crawler OF')).toEqual([0]);
+  expect(await found('zürich')).toEqual([0]);
+  expect(await found('ZUERICH')).toEqual([1, 2]);
+  expect(await found('night-')).toEqual([1]);
+  expect(await found(made[2]!.id.toUpperCase())).toEqual([2]);
+  expect(await found('%')).toEqual([]);
+  const { nextCursor: cursor } = await ingest.admin.keys.list.query({ search: 'zuerich', limit: 1 });
+  expect(await found('zuerich', { limit: 1, cursor: cursor! })).toEqual([2]);
+  await expect(found('other', { cursor: cursor! })).rejects.toMatchObject({ data: { code: 'INVALID_CURSOR' } });
+  await ingest.admin.keys.revoke.mutate({ id: made[1]!.id });
+  expect(await found('zuerich')).toEqual([2]);
+  expect(await found('zuerich', { includeRevoked: true })).toEqual([1, 2]);
+});
+
 test('the list shows when a key was last used, to the minute, and never a secret or a hash', async () => {
   const { id, key } = await ingest.admin.keys.create.mutate({ name: 'used', role: 'viewer' });
   const rowOf = async () => {

@@ -1,6 +1,6 @@
 import { freshRedis } from '@tally/testkit';
 import { Redis } from 'ioredis';
-import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { z } from 'zod';
 import { createVersionedList } from '../src/versioned-list.ts';
 
@@ -141,4 +141,47 @@ test('a process that starts without Postgres and without a copy knows nothing', 
   const process = startProcess();
   await expect(process.refresh()).rejects.toThrow('no connection');
   expect(process.letters()).toBeUndefined();
+});
+
+describe('a long list', () => {
+  const letters = (number: number, prefix: string) => Array.from({ length: number }, (_, at) => `${prefix}${at}`);
+  const namesOfParts = async () => (await redis.keys(`{${KEY}}:*`)).sort();
+
+  test('is copied in parts, each a small command, and read as one', async () => {
+    const many = letters(2_500, 'long-letter-');
+    await startProcess(version('1', ...many)).refresh();
+    const later = startProcess();
+    await later.refresh();
+    expect(later.letters()).toEqual(many);
+    const [parts] = await namesOfParts();
+    const lengths = (await redis.hvals(parts!)).map((part) => JSON.parse(part).letters.length);
+    expect(lengths.sort()).toEqual([1_000, 1_000, 500]);
+    expect(await redis.strlen(KEY)).toBeLessThan(200);
+    expect(await redis.ttl(parts!)).toBe(-1);
+  });
+
+  test('is replaced as a whole; the parts of the one before go later', async () => {
+    const one = startProcess(version('1', ...letters(1_500, 'a')));
+    await one.refresh();
+    const before = await namesOfParts();
+    one.stored = version('2', ...letters(1_001, 'b'));
+    await one.refresh();
+    const later = startProcess();
+    await later.freshen();
+    expect(later.letters()).toEqual(letters(1_001, 'b'));
+    expect(await redis.ttl(before[0]!)).toBeGreaterThan(0);
+    one.stored = version('3', 'c');
+    await one.refresh();
+    await later.freshen();
+    expect(await Promise.all((await namesOfParts()).map((parts) => redis.ttl(parts)))).not.toContain(-1);
+    expect(JSON.parse((await redis.get(KEY))!).letters).toEqual(['c']);
+  });
+
+  test('without one of its parts is no list', async () => {
+    await startProcess(version('1', ...letters(1_500, 'a'))).refresh();
+    await redis.hdel((await namesOfParts())[0]!, '1');
+    const later = startProcess();
+    await expect(later.refresh()).rejects.toThrow('no connection');
+    expect(later.letters()).toBeUndefined();
+  });
 });

@@ -10,7 +10,7 @@ import { prices } from './prices.ts';
 import { DecimalText, Quantity } from './quantity.ts';
 import { sessions } from './sessions.ts';
 import { sources } from './sources.ts';
-import { Cursor, label, storable } from './text.ts';
+import { Cursor, label, SearchText, storable } from './text.ts';
 import { Day, StoredDay, StoredTime, Time } from './time.ts';
 import { users } from './users.ts';
 
@@ -638,6 +638,8 @@ export const ingest = {
       input: z
         .strictObject({
           includeRevoked: z.boolean().default(false),
+          /** A part of the name, the id, the merchant or the team, in any case. */
+          search: SearchText.optional(),
           limit: z.number().int().min(1).max(1000).default(100),
           cursor: Cursor.optional(),
         })

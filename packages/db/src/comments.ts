@@ -128,6 +128,7 @@ const COLUMNS: Readonly<Record<string, string>> = {
   marked_at: 'When the mark was set.',
   measure: 'Measure or meter that is limited.',
   merchant_column: 'The column of the view that has the merchant.',
+  members: 'Raised with each change of who is in a team.',
   merchant_id: 'The merchant: the tenant whose usage is metered.',
   merchant_ids: 'The merchants that it is about.',
   merchants: 'How many merchants.',

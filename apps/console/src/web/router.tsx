@@ -146,8 +146,8 @@ const live = createRoute({
 const keys = createRoute({
   getParentRoute: () => frame,
   path: '/app/keys',
-  validateSearch: (search: Search): { revoked?: true } =>
-    compact({ revoked: search.revoked === true ? (true as const) : undefined }),
+  validateSearch: (search: Search): { revoked?: true; find?: string } =>
+    compact({ revoked: search.revoked === true ? (true as const) : undefined, find: searchedIn(search) }),
   component: lazyRouteComponent(() => import('./pages/keys.tsx'), 'Keys'),
   pendingComponent,
 });

@@ -61,12 +61,17 @@ export type Resolve = (
  * Returns a lookup for connections that fails if any address of a name is not public. It resolves a name once for each
  * connection, and the checked address is the one connected to, so a name that resolves differently later gains nothing.
  */
-export const lookupPublic =
-  (resolve: Resolve): LookupFunction =>
+export const lookupPublic = (resolve: Resolve): LookupFunction => lookupOf(resolve, isPublic);
+
+/** Returns a lookup for connections to any address. */
+export const lookupAny = (resolve: Resolve): LookupFunction => lookupOf(resolve, () => true);
+
+const lookupOf =
+  (resolve: Resolve, isAllowed: (address: string) => boolean): LookupFunction =>
   (hostname, options, callback) => {
     resolve(hostname, { ...options, all: true }, (error, addresses) => {
       if (error) return callback(error, '');
-      const hidden = addresses.find(({ address }) => !isPublic(address));
+      const hidden = addresses.find(({ address }) => !isAllowed(address));
       if (hidden)
         return callback(new PrivateAddressError(`${hostname} is at ${hidden.address}, no public address`), '');
       if (options.all) return callback(null, addresses);

@@ -50,6 +50,7 @@ afterEach(async () => {
   for (const { id } of (await one.engine.webhooks.list.query()).rows) await one.engine.webhooks.remove.mutate({ id });
   for (const { id } of (await one.engine.alerts.list.query()).rows) await one.engine.alerts.remove.mutate({ id });
   await stores.client.query(`update budgets set removed_at = now() where removed_at is null`);
+  await stores.client.query('update budget_list set version = version + 1');
   receiver.closeAllConnections();
   receiver.close();
 });
@@ -58,11 +59,17 @@ const SECRET = `whsec_${Buffer.alloc(32, 7).toString('base64')}`;
 
 const notAsked = () => Promise.reject(new Error('not asked for'));
 
-/** The alerts of a process that has just started. */
-const newAlerts = (custom: Parameters<typeof createAlerts>[0]['custom'] = { calculate: notAsked, get: notAsked }) =>
+/** The alerts of a process that has just started. `flushed` gets the merchants whose usage it flushes. */
+const newAlerts = (
+  custom: Parameters<typeof createAlerts>[0]['custom'] = { calculate: notAsked, get: notAsked },
+  flushed: (string | null)[] = [],
+) =>
   createAlerts({
-    ...{ db: stores.db, custom },
-    ...{ drain: async () => ({ complete: true, asOf: null }), now: () => clock.now },
+    ...{ db: stores.db, custom, now: () => clock.now },
+    async drain(merchantId) {
+      flushed.push(merchantId);
+      return { complete: true, asOf: null };
+    },
     onError(error) {
       throw error;
     },
@@ -80,6 +87,7 @@ async function budgetOf(spent: string, more: { thresholds?: number[]; period?: s
     [period, thresholds],
   );
   const { id } = rows[0];
+  await stores.client.query('update budget_list set version = version + 1');
   await spend(id, spent, period);
   return id;
 }
@@ -527,6 +535,58 @@ describe('an alert', () => {
     const next = newAlerts();
     await next.run();
     expect(await history()).toMatchObject([{ value: '61', resolvedAt: expect.any(String) }]);
+  });
+
+  test('of silence flushes only usage of merchants that seem to be silent since its last check', async () => {
+    const [silent, never, busy] = ['silent-co', 'never-co', 'busy-co'];
+    for (const target of [silent, never, busy])
+      await one.engine.alerts.create.mutate({
+        ...{ name: target, on: 'silence', target, condition: { minutes: 60 } },
+      });
+    const times = { [silent]: clock.now - 61 * 60_000, [busy]: clock.now - 59 * 60_000 };
+    for (const [merchant_id, time] of Object.entries(times))
+      await stores.db.journal.append({
+        source: 'direct',
+        lines: [
+          {
+            ...{ merchant_id, date: new Date(time).toISOString().slice(0, 10), id: 'a', time, requests: '1' },
+            origin: 'direct',
+          },
+        ],
+      });
+    const flushed: (string | null)[] = [];
+    await newAlerts(undefined, flushed).run();
+    await newAlerts(undefined, flushed).run();
+    expect(flushed).toEqual([silent]);
+    expect((await one.engine.alerts.history.query()).rows.filter(({ text }) => text.includes(silent))).toHaveLength(1);
+  });
+
+  test('of silence waits for no custom metric', async () => {
+    const metric = await one.engine.custom.create.mutate({
+      ...{ name: 'endless', metricType: 'COUNT', dataSource: 'usage', calculationFormula: 'COUNT(*)' },
+      visibility: 'ORGANIZATION',
+    });
+    const condition = { above: '1' };
+    for (const name of ['one', 'another', 'a third'])
+      await one.engine.alerts.create.mutate({ name, on: 'custom', target: metric.id, condition });
+    const { id } = await one.engine.alerts.create.mutate({
+      ...{ name: 'quiet', on: 'silence', target: 'late-co', condition: { minutes: 60 } },
+    });
+    const time = clock.now - 61 * 60_000;
+    const date = new Date(time).toISOString().slice(0, 10);
+    const line = { merchant_id: 'late-co', date, id: 'a', time, requests: '1', origin: 'direct' };
+    await stores.db.journal.append({ source: 'direct', lines: [line] });
+    let answer = () => {};
+    const answered = new Promise<void>((resolve) => {
+      answer = resolve;
+    });
+    const calculate = () => answered.then(notAsked);
+    const loops = newAlerts({ calculate, get: notAsked }).start();
+    await until('the rule on silence to fire', async () => {
+      return (await one.engine.alerts.history.query({ rule: id })).rows.length;
+    });
+    answer();
+    await loops.stop().catch(() => {});
   });
 
   test('of a meter fires once a day, for one merchant or for all, and resolves below it', async () => {

@@ -35,6 +35,13 @@ type Input<Name extends keyof typeof engine.alerts> = z.output<(typeof engine.al
 const CHECK_MS = 5_000;
 /** The interval of checks for rules that read much. */
 const SLOW_MS = MINUTE_MS;
+/** Rules of a pass that are checked at once. */
+const AT_ONCE = 2;
+/**
+ * Rules that are checked by one loop each: a custom metric may take many seconds, and thousands of meters take many,
+ * too.
+ */
+const LOOPS: readonly (readonly AlertRow['on'][])[] = [['silence', 'rejections', 'drift'], ['meter'], ['custom']];
 /** A forecast after less than this part of a period is meaningless. */
 const FORECAST_FROM = 20n;
 
@@ -62,16 +69,33 @@ export function createAlerts(options: {
   /** When this process checked each rule last, and in which period it looked at the one before. */
   const looks = new Map<string, { at: number; period?: number }>();
 
-  type Spending = { budgets: Map<string, BudgetRow>; spends: BudgetSpend[]; at: number };
+  /** The budgets as this process last read them: thousands take longer to read than all that is spent of them. */
+  let active: { version: string; budgets: ReadonlyMap<string, BudgetRow> } | undefined;
+
+  type Spending = {
+    budgets: ReadonlyMap<string, BudgetRow>;
+    /** By budget. */
+    spends: ReadonlyMap<string, readonly BudgetSpend[]>;
+    at: number;
+  };
   async function spending(): Promise<Spending> {
     const at = now();
-    const { budgets } = await db.budgets.active();
-    const spends = budgets.length === 0 ? [] : await db.budgets.spends(new Date(at));
-    return { budgets: new Map(budgets.map((budget) => [budget.id, budget])), spends, at };
+    if (active === undefined || (await db.budgets.version()) !== active.version) {
+      const { version, budgets } = await db.budgets.active();
+      active = { version, budgets: new Map(budgets.map((budget) => [budget.id, budget])) };
+    }
+    const { budgets } = active;
+    const spends = new Map<string, BudgetSpend[]>();
+    for (const each of budgets.size === 0 ? [] : await db.budgets.spends(new Date(at))) {
+      const known = spends.get(each.budgetId);
+      if (known) known.push(each);
+      else spends.set(each.budgetId, [each]);
+    }
+    return { budgets, spends, at };
   }
 
   async function fireThresholds({ budgets, spends }: Spending): Promise<void> {
-    const reached = spends.flatMap(({ budgetId, start, ends, spent }) => {
+    const reached = [...spends.values()].flat().flatMap(({ budgetId, start, ends, spent }) => {
       const budget = budgets.get(budgetId);
       // Without one, it was made since the budgets were read.
       if (!budget || (ends !== null && ends <= Number(budget.thresholdsSince))) return [];
@@ -120,24 +144,16 @@ export function createAlerts(options: {
   }
 
   async function measure(rule: AlertRow, { budgets, spends, at }: Spending): Promise<Measured | undefined> {
-    const { above, forecastAbove, percentOf: ofLimit, minutes } = rule.condition;
+    const { above, forecastAbove, percentOf: ofLimit } = rule.condition;
     if (rule.on === 'silence') {
       const { complete } = await drain(rule.target);
       const last = await db.alerts.lastEventAt(rule.target);
       // If not everything is flushed, there may be newer events.
-      if (!complete || last === undefined) return undefined;
-      const silent = Math.floor((at - Number(last)) / MINUTE_MS);
-      const text = `No usage of ${rule.target} for ${silent} minutes, since ${last.toISOString()}.`;
-      return {
-        fires: silent >= minutes!,
-        ...{ value: String(Math.max(silent, 0)), periodStart: Number(last), threshold: String(minutes), text },
-      };
+      return complete && last !== undefined ? silenceOf(rule, last, at) : undefined;
     }
     if (rule.on === 'budget') {
       const budget = budgets.get(rule.target);
-      const period = spends.find(
-        ({ budgetId, start, ends }) => budgetId === rule.target && at >= start && (ends === null || at < ends),
-      );
+      const period = spends.get(rule.target)?.find(({ start, ends }) => at >= start && (ends === null || at < ends));
       if (!budget || !period) return undefined;
       const spent = forecastAbove === undefined ? period.spent : forecastOf(period, at);
       const wanted = (forecastAbove ?? above)!;
@@ -215,17 +231,54 @@ export function createAlerts(options: {
     return { meter: own ?? (await db.meters.find({ key, merchantId: '' })), merchantId, key };
   }
 
-  async function check(rule: AlertRow, spent: Spending): Promise<void> {
+  /** Checks one rule; `open` has those that fired and did not end. */
+  async function check(rule: AlertRow, open: ReadonlySet<string>): Promise<void> {
+    const spent = { ...NO_BUDGETS, at: now() };
     const measured = await measure(rule, spent);
     if (!measured) return;
     await lookBack(rule, spent, measured.periodStart);
-    if (measured.fires) return fireRule(rule, measured);
+    await (measured.fires ? fireRule(rule, measured) : end(rule, measured, open));
+  }
+
+  async function end(rule: AlertRow, measured: Measured, open: ReadonlySet<string>): Promise<void> {
     // These are not below their alert again before their next period.
-    if (rule.on === 'budget' || EVENTS[rule.on]) return;
+    if (EVENTS[rule.on] || !open.has(rule.id)) return;
     const at = new Date(now());
     const event = 'alert.resolved';
     const body = messageOf(event, Number(at), `${rule.name}: resolved.`, dataOf(rule, measured));
     await db.alerts.resolve({ rule: rule.id, event, body, at, webhookIds: rule.webhookIds });
+  }
+
+  /** Returns those of these rules that have not fired in their periods yet: most of what fires has fired before. */
+  const unfired = (fires: readonly { rule: AlertRow; measured: Measured }[]) =>
+    db.alerts.unfired(
+      fires.map(({ rule: own, measured }) => {
+        const { periodStart, threshold } = measured;
+        return { rule: own.id, periodStart: new Date(periodStart), threshold, own, measured };
+      }),
+    );
+
+  /** Checks rules on silence. Only usage of merchants that seem to be silent since the last check is flushed first. */
+  async function checkSilence(rules: readonly AlertRow[], open: ReadonlySet<string>): Promise<void> {
+    const at = now();
+    const silent: { rule: AlertRow; measured: Measured }[] = [];
+    await eachOf(rules, async (rule) => {
+      const last = await db.alerts.lastEventAt(rule.target);
+      if (last === undefined) return;
+      const measured = silenceOf(rule, last, at);
+      if (measured.fires) silent.push({ rule, measured });
+      else await end(rule, measured, open);
+    });
+    await eachOf(await unfired(silent), ({ own }) => check(own, open));
+  }
+
+  /** Does work for each item, some at once; what fails for one does not stop the others. */
+  async function eachOf<Item>(items: readonly Item[], work: (item: Item) => Promise<void>): Promise<void> {
+    const left = items.values();
+    const worker = async () => {
+      for (const item of left) await work(item).catch(options.onError);
+    };
+    await Promise.all(Array.from({ length: AT_ONCE }, worker));
   }
 
   const fireRule = (rule: AlertRow, measured: Measured) => {
@@ -253,23 +306,37 @@ export function createAlerts(options: {
   async function runBudgets(): Promise<void> {
     const spent = await spending();
     await fireThresholds(spent);
+    const fires: { rule: AlertRow; measured: Measured }[] = [];
     for (const rule of await db.alerts.alerts()) {
       if (rule.on !== 'budget') continue;
       if (!looks.has(rule.id)) looks.set(rule.id, { at: performance.now() });
-      await check(rule, spent).catch(options.onError);
+      try {
+        const measured = await measure(rule, spent);
+        if (!measured) continue;
+        await lookBack(rule, spent, measured.periodStart);
+        if (measured.fires) fires.push({ rule, measured });
+      } catch (error) {
+        options.onError(error);
+      }
     }
+    for (const { own, measured } of await unfired(fires)) await fireRule(own, measured).catch(options.onError);
   }
 
-  /** Checks other rules, each at most once a minute; a rule that cannot be measured does not stop the others. */
-  async function runOthers(): Promise<void> {
+  /** Checks rules of these kinds, each at most once a minute; one that cannot be measured does not stop the others. */
+  async function runOthers(kinds: readonly AlertRow['on'][]): Promise<void> {
     const rules = await db.alerts.alerts();
-    for (const rule of rules) {
-      const look = looks.get(rule.id);
-      if (rule.on === 'budget' || (look && performance.now() - look.at < SLOW_MS)) continue;
-      looks.set(rule.id, { ...look, at: performance.now() });
-      await check(rule, { budgets: new Map(), spends: [], at: now() }).catch(options.onError);
-    }
-    for (const id of looks.keys()) if (!rules.some((rule) => rule.id === id)) looks.delete(id);
+    const due = rules.filter(({ id, on }) => {
+      const look = looks.get(id);
+      return kinds.includes(on) && !(look && performance.now() - look.at < SLOW_MS);
+    });
+    for (const { id } of due) looks.set(id, { ...looks.get(id), at: performance.now() });
+    const known = new Set(rules.map(({ id }) => id));
+    for (const id of looks.keys()) if (!known.has(id)) looks.delete(id);
+    if (due.length === 0) return;
+    const open = await db.alerts.open(due.map(({ id }) => id));
+    const [silence, others] = [due.filter(({ on }) => on === 'silence'), due.filter(({ on }) => on !== 'silence')];
+    await checkSilence(silence, open).catch(options.onError);
+    await eachOf(others, (rule) => check(rule, open));
   }
 
   async function known(id: string): Promise<AlertRow> {
@@ -282,11 +349,12 @@ export function createAlerts(options: {
     /** Checks all rules once. */
     async run(): Promise<void> {
       await runBudgets();
-      await runOthers();
+      for (const kinds of LOOPS) await runOthers(kinds);
     },
-    /** Checks rules until it is stopped. Budgets wait for no other rule: a custom metric may take many seconds. */
+    /** Checks rules until it is stopped. Rules that take long delay only those of their kind. */
     start(): Loop {
-      const loops = [runBudgets, runOthers].map((check) => startLoop(CHECK_MS, check, options.onError));
+      const checks = [runBudgets, ...LOOPS.map((kinds) => () => runOthers(kinds))];
+      const loops = checks.map((check) => startLoop(CHECK_MS, check, options.onError));
       return { stop: async () => void (await Promise.all(loops.map((loop) => loop.stop()))) };
     },
     async create(input: Input<'create'>, caller: Caller): Promise<Alert> {
@@ -349,6 +417,18 @@ export function createAlerts(options: {
 
 /** Reads custom metrics of all. */
 const VIEWER = { id: 'alerts', merchantId: null, teamId: null, all: true };
+
+const NO_BUDGETS = { budgets: new Map<string, never>(), spends: new Map<string, never>() };
+
+/** Compares the silence of a merchant since its last event with the minutes of a rule. */
+function silenceOf({ target, condition: { minutes } }: AlertRow, last: Date, at: number): Measured {
+  const silent = Math.floor((at - Number(last)) / MINUTE_MS);
+  return {
+    fires: silent >= minutes!,
+    ...{ value: String(Math.max(silent, 0)), periodStart: Number(last), threshold: String(minutes) },
+    text: `No usage of ${target} for ${silent} minutes, since ${last.toISOString()}.`,
+  };
+}
 
 /** Compares the value of a UTC day with the limit of a rule. */
 function comparedTo(rule: AlertRow, value: string | null, day: Day): Measured {

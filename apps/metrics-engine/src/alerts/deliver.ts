@@ -2,7 +2,7 @@ import { setTimeout as wait } from 'node:timers/promises';
 import type { Db, DueDelivery } from '@tally/db';
 import { type Loop, startLoop } from '@tally/service';
 import type { Agent, request } from 'undici';
-import { assertPublicHost, lookupPublic, type Resolve } from './address-guard.ts';
+import { assertPublicHost, lookupAny, lookupPublic, type Resolve } from './address-guard.ts';
 import { signedHeaders } from './signature.ts';
 
 const POLL_MS = 1_000;
@@ -39,7 +39,7 @@ export function createDeliver(options: {
     (loaded ??= import('undici').then((undici) => ({
       request: undici.request,
       dispatcher: new undici.Agent({
-        connect: { timeout: CONNECT_MS, ...(!allowPrivate && { lookup: lookupPublic(resolve) }) },
+        connect: { timeout: CONNECT_MS, lookup: allowPrivate ? lookupAny(resolve) : lookupPublic(resolve) },
         maxHeaderSize: MAX_ANSWER_BYTES,
         keepAliveTimeout: 1_000,
       }),

@@ -92,7 +92,7 @@ export function createBudgetRegistry({
   redis,
   now,
 }: {
-  store: Pick<Db['budgets'], 'version' | 'active' | 'periods'>;
+  store: Pick<Db['budgets'], 'version' | 'active' | 'members' | 'periods'>;
   redis: RedisClient;
   now: () => number;
 }): BudgetRegistry {
@@ -100,7 +100,12 @@ export function createBudgetRegistry({
     ...{ redis, key: 'registry:budgets', copy: Stored },
     store: {
       version: store.version,
-      load: async () => ({ ...(await store.active()), periods: await store.periods(new Date(now())) }),
+      async load() {
+        const { version, budgets } = await store.active();
+        // Read after the version, so that a later change of a team is one of a later version.
+        const members = budgets.some(({ team }) => team !== '') ? await store.members() : [];
+        return { version, budgets, members, periods: await store.periods(new Date(now())) };
+      },
     },
     prepare: (stored) => listOf(stored, now()),
     isOver: ({ turnsAt }) => now() >= turnsAt,

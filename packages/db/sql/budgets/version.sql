@@ -1,8 +1,7 @@
--- Returns the version of the list of budgets; where budgets are of teams, changes of the directory are part of it.
+-- Returns the version of the list of budgets; where budgets are of teams, changes of who is in a team are part of it.
 select
   version::text || case
-    when exists (select from budgets where removed_at is null and team <> '')
-      then '/' || (select coalesce(sum(changes), 0) from usage_changes where grain = 'all')
+    when exists (select from budgets where removed_at is null and team <> '') then '/' || members
     else ''
   end as version
 from budget_list

@@ -3,7 +3,7 @@ import type { DataSource, EntitySchema, FindOptionsWhere } from 'typeorm';
 import { z } from 'zod';
 import { AlertEntity, type AlertRow, WebhookEntity, type WebhookRow } from '../entities/alert.ts';
 import { Moment } from '../rows.ts';
-import { runSql, sql } from '../run-sql.ts';
+import { runPrepared, runSql, sql } from '../run-sql.ts';
 import { IsNull } from '../typeorm.ts';
 
 export type Firing = {
@@ -80,6 +80,8 @@ export type AlertsStore = {
   }): Promise<WebhookDelivery | undefined>;
   /** Removes ended deliveries and firings from before a day; returns their number. */
   prune(before: Day): Promise<number>;
+  /** Returns those of these rules that fired and did not end. */
+  open(rules: readonly string[]): Promise<Set<string>>;
   /** Returns the time of a merchant's last event. */
   lastEventAt(merchantId: string): Promise<Date | undefined>;
 };
@@ -219,8 +221,12 @@ export function createAlertsStore(dataSource: DataSource): AlertsStore {
       const [row] = await runSql(dataSource, 'prune-alerts', [before], z.object({ removed: z.number().int() }));
       return row!.removed;
     },
+    async open(rules) {
+      const rows = await runSql(dataSource, 'open-alerts', [rules], z.object({ rule: z.string() }));
+      return new Set(rows.map(({ rule }) => rule));
+    },
     async lastEventAt(merchantId) {
-      const [row] = await runSql(dataSource, 'last-event', [merchantId], z.object({ time: z.date() }));
+      const [row] = await runPrepared(dataSource, 'last-event', [merchantId], z.object({ time: z.date() }));
       return row?.time;
     },
   };

@@ -1,3 +1,4 @@
+import { setImmediate as nextTurn } from 'node:timers/promises';
 import { Budget, type Day, MAX_BUDGETS, MAX_TEAM_MEMBERS, TallyError } from '@tally/contracts';
 import type { DataSource, EntityManager } from 'typeorm';
 import { z } from 'zod';
@@ -47,11 +48,10 @@ export type BudgetsStore = {
   }): Promise<BudgetRow[]>;
   /** Returns the version of the list of budgets. */
   version(): Promise<string>;
-  /**
-   * Returns all active budgets, and the version of the list; where budgets are of teams, also the users and API keys
-   * that have a team, at most MAX_TEAM_MEMBERS.
-   */
-  active(): Promise<{ version: string; budgets: BudgetRow[]; members: TeamMember[] }>;
+  /** Returns all active budgets, and the version of the list. */
+  active(): Promise<{ version: string; budgets: BudgetRow[] }>;
+  /** Returns the users and API keys that have a team, at most MAX_TEAM_MEMBERS. */
+  members(): Promise<TeamMember[]>;
   /** Returns the previous, current and next period of all active budgets. */
   periods(at: Date): Promise<BudgetPeriod[]>;
   /** Returns the spend of every active budget in the previous, current and next period. */
@@ -95,6 +95,42 @@ const SpendsRow = z.object({
 const PositionsRow = z.object({ positions: z.string() });
 const IdRow = z.object({ id: z.string() });
 const VersionRow = z.object({ version: z.string() });
+const TooManyRow = z.object({ too_many: z.boolean() });
+const ActiveRow = z.object({
+  id: z.string(),
+  name: z.string(),
+  merchantId: z.string(),
+  team: z.string(),
+  userId: z.string(),
+  apiKey: z.string(),
+  model: z.string(),
+  measure: z.enum(['cost', 'requests', 'tokens', 'meter']),
+  meter: z
+    .object({
+      key: z.string(),
+      unit: z.string().nullable(),
+      scale: z.number(),
+      aggregation: z.enum(['SUM', 'COUNT']),
+      metricType: z.string().nullable(),
+      valueProperty: z.string().nullable(),
+      eventType: z.string().nullable(),
+      filters: z.record(z.string(), z.array(z.string())),
+    })
+    .nullable(),
+  limit: z.string(),
+  period: Budget.shape.period,
+  timeZone: z.string(),
+  enforcement: z.enum(['soft', 'hard']),
+  whenUnavailable: z.enum(['allow', 'refuse']),
+  thresholds: z.array(z.number()),
+  thresholdsSince: z.date(),
+  createdAt: z.date(),
+  createdBy: z.string(),
+  removedAt: z.null(),
+});
+
+/** Rows that are checked at once; more would block the event loop for long. */
+const CHUNK = 1_000;
 
 const INVALID_PARAMETER = '22023';
 
@@ -125,8 +161,8 @@ export function createBudgetsStore(
       if (active >= MAX_BUDGETS)
         throw new TallyError('CARDINALITY_LIMIT', `There are ${active} budgets; at most ${MAX_BUDGETS}. Remove some.`);
       if (budget.team !== '') {
-        const members = await runSql(dataSource, 'budgets/team-members', [MAX_TEAM_MEMBERS + 1], TeamMember);
-        if (members.length > MAX_TEAM_MEMBERS)
+        const [found] = await runSql(dataSource, 'budgets/has-too-many-members', [MAX_TEAM_MEMBERS], TooManyRow);
+        if (found!.too_many)
           throw new TallyError(
             'CARDINALITY_LIMIT',
             `More than ${MAX_TEAM_MEMBERS} users and API keys of the directory have a team, too many for budgets of teams.`,
@@ -177,13 +213,12 @@ export function createBudgetsStore(
     version: () => versionOf(dataSource),
     active: () =>
       dataSource.transaction('REPEATABLE READ', async (manager) => {
-        const rows = await manager.findBy(BudgetEntity, { removedAt: IsNull() });
         const version = await versionOf(manager);
-        const members = rows.some(({ team }) => team !== '')
-          ? await runSql(manager.queryRunner!, 'budgets/team-members', [MAX_TEAM_MEMBERS], TeamMember)
-          : [];
-        return { version, budgets: rows, members };
+        const rows = (await manager.query(sql('budgets/active'))) as unknown[];
+        return { version, budgets: await parsed(rows, ActiveRow) };
       }),
+    members: async () =>
+      parsed((await dataSource.query(sql('budgets/team-members'), [MAX_TEAM_MEMBERS])) as unknown[], TeamMember),
     periods: (at) => periodsAt(dataSource, at),
     spends: (at) => dataSource.transaction('REPEATABLE READ', ({ queryRunner }) => spendsAt(queryRunner!, at)),
     snapshot: (at, noted) =>
@@ -211,6 +246,16 @@ export function createBudgetsStore(
       }),
   };
   return store;
+}
+
+/** Checks many rows; others have their turn meanwhile. */
+async function parsed<Row extends z.ZodType>(rows: readonly unknown[], row: Row): Promise<z.output<Row>[]> {
+  const all: z.output<Row>[] = [];
+  for (const [at, each] of rows.entries()) {
+    if (at > 0 && at % CHUNK === 0) await nextTurn();
+    all.push(row.parse(each));
+  }
+  return all;
 }
 
 const periodsAt = (executor: Executor, at: Date) => runSql(executor, 'budgets/periods', [at], PeriodRow);

@@ -38,8 +38,16 @@ export type KeysStore = {
    * Gives a key a new secret. Throws NOT_FOUND for an unknown id, CONFLICT for a revoked key or one that stays expired.
    */
   rotate(id: string, rotation: Rotation): Promise<ApiKey & { key: string }>;
-  /** Returns a page of keys, oldest first, after the key `after`. */
-  list(page: { includeRevoked: boolean; limit: number; after?: string | undefined }): Promise<ApiKey[]>;
+  /**
+   * Returns a page of keys, oldest first, after the key `after`. `search`: a part of the name, the id, the merchant or the
+   * team, in any case.
+   */
+  list(page: {
+    includeRevoked: boolean;
+    search?: string | undefined;
+    limit: number;
+    after?: string | undefined;
+  }): Promise<ApiKey[]>;
   /** Revokes a key; revoking it again changes nothing. Throws NOT_FOUND for an unknown id. */
   revoke(id: string, by: string): Promise<ApiKey>;
   /**
@@ -53,6 +61,9 @@ export type KeysStore = {
 
 /** Returns the SHA-256 of a key, in hex. Keys are 32 random bytes, so no slow hash is needed. */
 export const hashKey = (key: string): string => createHash('sha256').update(key).digest('hex');
+
+/** The texts of a key that a search looks in; ids contain no line ends. */
+const SEARCHED = `concat_ws(E'\\n', key.name, key.id, key.merchant_id, key.team_id)`;
 
 /** API keys, in `api_keys`. */
 export function createKeysStore(dataSource: DataSource): KeysStore {
@@ -109,9 +120,10 @@ export function createKeysStore(dataSource: DataSource): KeysStore {
         return { ...present(rotated), key };
       });
     },
-    async list({ includeRevoked, limit, after }) {
+    async list({ includeRevoked, search, limit, after }) {
       const page = keys.createQueryBuilder('key').orderBy('key.createdAt').addOrderBy('key.id').limit(limit);
       page.where({ kind: 'key', ...(includeRevoked ? {} : { revokedAt: IsNull() }) });
+      if (search !== undefined) page.andWhere(`position(lower(:search) in lower(${SEARCHED})) > 0`, { search });
       // Compared in the database: here the time would lose its microseconds.
       if (after !== undefined)
         page.andWhere('(key.created_at, key.id) > (select created_at, id from api_keys where id = :after)', { after });

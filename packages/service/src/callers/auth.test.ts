@@ -152,6 +152,15 @@ test('a flood of made-up keys evicts no good key', async () => {
   expect(await codeOf(ask('good'))).toBe('OK');
 });
 
+test('of tens of thousands of keys in use, each is looked up once a second', async () => {
+  const { add, ask, state } = setUp();
+  const secrets = Array.from({ length: 20_000 }, (_, n) => `key-${n}`);
+  for (const secret of secrets) add(secret);
+  for (const secret of secrets) await ask(secret);
+  for (const secret of secrets) await ask(secret);
+  expect(state.lookups).toBe(20_000);
+});
+
 test('callers of one key share one lookup', async () => {
   const { add, ask, hold, state } = setUp();
   add('good');

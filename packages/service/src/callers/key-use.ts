@@ -12,7 +12,8 @@ export type KeyUseOptions = {
 const GRAIN_MS = 60_000;
 /** Uses are collected for this long and saved with one statement. */
 const GATHER_MS = 1_000;
-const MAX_KEYS = 10_000;
+/** As many as are known: one that is forgotten is saved again at its next call. */
+const MAX_KEYS = 100_000;
 
 /** Saves the last use of each key in the background: at most once a minute per key, and one statement a second. */
 export function createKeyUse({ save, onError, now }: KeyUseOptions): KeyUse {

@@ -42,7 +42,8 @@ const MIRROR_MS = 60_000;
 const PATIENCE_MS = 250;
 /** For a key that is neither known nor mirrored, the lookup may take this long; then it is UNAVAILABLE. */
 const DEADLINE_MS = 5_000;
-const MAX_KNOWN = 10_000;
+/** More keys in use are looked up at each call, and copied to the mirror each time: some 30 MB. */
+const MAX_KNOWN = 100_000;
 const MAX_UNKNOWN = 1_000;
 /** Concurrent first lookups, so that a flood of made-up keys never takes all connections to Postgres. */
 const FIRST_LOOKUPS = 4;

@@ -5,6 +5,7 @@ import { Ban, Ellipsis, KeyRound, Plus, RefreshCw } from 'lucide-react';
 import { useState } from 'react';
 import { client, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
+import { SearchBox } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Clip, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
@@ -35,16 +36,18 @@ const DAY_MS = 86_400_000;
 
 /** Creates, rotates and revokes API keys. */
 export function Keys() {
-  const { revoked = false } = useSearch({ from: '/frame/app/keys' });
+  const { revoked = false, find } = useSearch({ from: '/frame/app/keys' });
   const navigate = useNavigate({ from: '/app/keys' });
   const who = useWho();
   const [creating, setCreating] = useState(false);
   const [shown, setShown] = useState<{ name: string; key: string } | null>(null);
   const [asked, setAsked] = useState<{ what: 'revoke' | 'rotate'; key: Key } | null>(null);
   const keys = useInfiniteQuery({
-    queryKey: ['keys', revoked],
-    queryFn: ({ pageParam, signal }) =>
-      client.keys.list.query({ includeRevoked: revoked, ...(pageParam ? { cursor: pageParam } : {}) }, { signal }),
+    queryKey: ['keys', revoked, find],
+    queryFn: ({ pageParam, signal }) => {
+      const page = { ...(find && { search: find }), ...(pageParam && { cursor: pageParam }) };
+      return client.keys.list.query({ includeRevoked: revoked, ...page }, { signal });
+    },
     initialPageParam: '',
     getNextPageParam: ({ nextCursor }) => nextCursor,
     enabled: who.mayPlatform('admin'),
@@ -74,17 +77,36 @@ export function Keys() {
             { value: 'living', label: 'In use' },
             { value: 'all', label: 'With revoked' },
           ]}
-          onChange={(next) => void navigate({ search: next === 'all' ? { revoked: true } : {}, replace: true })}
+          onChange={(next) =>
+            void navigate({ search: ({ find }) => ({ find, ...(next === 'all' && { revoked: true }) }), replace: true })
+          }
         />
         <Button kind="primary" onClick={() => setCreating(true)}>
           <Plus size={16} aria-hidden="true" />
           New key
         </Button>
       </PageHead>
-      <Card flush>
+      <Card
+        title={revoked ? 'All keys' : 'Keys in use'}
+        note="oldest first"
+        tools={
+          <SearchBox
+            label="Search API keys"
+            value={find ?? ''}
+            onChange={(text) =>
+              void navigate({ search: ({ revoked }) => ({ revoked, ...(text && { find: text }) }), replace: true })
+            }
+          />
+        }
+        flush
+      >
         <Answer query={{ ...keys, data: rows }}>
           {(all) =>
-            all.length === 0 ? (
+            all.length === 0 && find ? (
+              <Empty title={`No API key with “${find}”`}>
+                The search looks in names, merchants, teams and ids of keys.
+              </Empty>
+            ) : all.length === 0 ? (
               <Empty
                 icon={KeyRound}
                 title="No API keys yet"
