@@ -88,7 +88,11 @@ describe('signing in', () => {
         await page.goto(`${stack.url}/app/${path}`);
         await page.waitForSelector('.banner:has-text("Only admins of all merchants may see")');
         expect(await page.locator('main').getByRole('button').count()).toBe(0);
+        expect(await page.locator('main').getByRole('heading', { level: 1 }).count()).toBe(1);
       }
+      if (role === 'viewer') return;
+      await page.goto(`${stack.url}/app/jobs`);
+      await page.waitForSelector('.banner:has-text("this key is bound to one")');
     });
   });
 
@@ -350,6 +354,11 @@ describe('the explorer', () => {
       )!;
       const { totals } = await analytics.analytics.breakdown.query({ startDate: day, endDate: day, by: 'user' });
       expect(add(...numbers)).toBe(totals.requests);
+      await page.getByText('As a table').click();
+      const inTable = page
+        .getByRole('group', { name: /as a table$/ })
+        .getByRole('row', { name: await tip.locator('h3').innerText() });
+      expect(add(...(await inTable.locator('td .num').allInnerTexts()).map(parseFormatted))).toBe(totals.requests);
       expect(await page.evaluate('[window.draws, window.canvas === document.querySelector(".chart canvas")]')).toEqual([
         0,
         true,

@@ -997,6 +997,8 @@ describe('what is huge', () => {
           `/app/explorer?by=user&and=model&view=pivot&${range}`,
           `/app/explorer?by=time&${range}`,
           `/app/explain?metric=cost&${range}`,
+          explainLink({ metric: 'cost', from: date, to: date, merchants: ['m'.repeat(128)], users: [names[0]!] }),
+          `/app/live?merchant=${'m'.repeat(128)}`,
           '/app/directory?kind=merchant',
           '/app/overview?month=2024-05',
         ]) {

@@ -54,6 +54,8 @@ export function Prices() {
   });
   if (!isAdmin) return <AdminsOnly title="Prices" what="see prices" />;
   const rows = list.data?.pages.flatMap((page) => page.rows as Price[]);
+  // Before the first price, nothing waits for one.
+  const isPriced = list.data === undefined || list.data.pages.some(({ version }) => version !== '0');
   const set = (
     <Button kind="primary" onClick={() => setAdding({})}>
       <Plus size={16} aria-hidden="true" />
@@ -76,7 +78,7 @@ export function Prices() {
         {load}
         {set}
       </PageHead>
-      {list.data?.pages[0]!.version !== '0' && <Unpriced onPrice={(next) => setAdding(next)} />}
+      {isPriced && <Unpriced onPrice={(next) => setAdding(next)} />}
       <Card
         title="Price list"
         note={list.data && `version ${list.data.pages[0]!.version}`}
