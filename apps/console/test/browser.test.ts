@@ -348,16 +348,15 @@ describe('the explorer', () => {
       const tip = page.locator('.chart-tip');
       const numbers = (await tip.locator('.num').allInnerTexts()).map(parseFormatted);
       // The last hovered one is among the newest days.
-      const [, number] = /(\d+)/.exec(await tip.locator('h3').innerText())!;
+      const name = await tip.locator('h3').innerText();
+      const [, number] = /(\d+)/.exec(name)!;
       const day = Array.from({ length: 20 }, (_, ago) => addDays(today, -ago)).find(
         (date) => Number(date.slice(8)) === Number(number),
       )!;
       const { totals } = await analytics.analytics.breakdown.query({ startDate: day, endDate: day, by: 'user' });
       expect(add(...numbers)).toBe(totals.requests);
       await page.getByText('As a table').click();
-      const inTable = page
-        .getByRole('group', { name: /as a table$/ })
-        .getByRole('row', { name: await tip.locator('h3').innerText() });
+      const inTable = page.getByRole('group', { name: /as a table$/ }).getByRole('row', { name });
       expect(add(...(await inTable.locator('td .num').allInnerTexts()).map(parseFormatted))).toBe(totals.requests);
       expect(await page.evaluate('[window.draws, window.canvas === document.querySelector(".chart canvas")]')).toEqual([
         0,
