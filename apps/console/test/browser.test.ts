@@ -103,8 +103,12 @@ describe('signing in', () => {
       await page.getByLabel('API key').fill(keys.viewer);
       await page.keyboard.press('Enter');
       await page.waitForURL('**/app/explorer?by=user');
+      const otherTab = await page.context().newPage();
+      await otherTab.goto(`${stack.url}/app/overview`);
+      await otherTab.waitForSelector('.stats .stat-value a');
       await page.getByRole('button', { name: 'Sign out' }).click();
       await page.waitForURL('**/app/sign-in');
+      await otherTab.waitForURL('**/app/sign-in');
       expect(await page.context().cookies()).toEqual([]);
     });
   });
