@@ -56,7 +56,11 @@ async function firstSteps(page: Page): Promise<void> {
   expect((await answer.json()).result.data).toMatchObject({ accepted: 1, rejected: [] });
   await page.waitForSelector('.stats .stat-value:has-text("$0.0023")');
   await steps.waitFor({ state: 'detached' });
-  await ingest.usage.void.mutate({ merchantId: 'example-co', id: 'first', reason: 'a test' });
+  await ingest.usage.adjust.mutate({
+    ...{ id: 'not-first', merchantId: 'example-co', date: today, reason: 'a test' },
+    metrics: { requests: '-1', prompt_tokens: '-374', completion_tokens: '-44', cost: '-0.0023' },
+    dimensions: { userId: 'ada', model: 'gpt-4o' },
+  });
 }
 
 test('an event is voided from its explanation, with a reason that the audit log keeps', async () => {
