@@ -88,7 +88,11 @@ describe('signing in', () => {
         await page.goto(`${stack.url}/app/${path}`);
         await page.waitForSelector('.banner:has-text("Only admins of all merchants may see")');
         expect(await page.locator('main').getByRole('button').count()).toBe(0);
+        expect(await page.locator('main').getByRole('heading', { level: 1 }).count()).toBe(1);
       }
+      if (role === 'viewer') return;
+      await page.goto(`${stack.url}/app/jobs`);
+      await page.waitForSelector('.banner:has-text("this key is bound to one")');
     });
   });
 
@@ -99,8 +103,12 @@ describe('signing in', () => {
       await page.getByLabel('API key').fill(keys.viewer);
       await page.keyboard.press('Enter');
       await page.waitForURL('**/app/explorer?by=user');
+      const otherTab = await page.context().newPage();
+      await otherTab.goto(`${stack.url}/app/overview`);
+      await otherTab.waitForSelector('.stats .stat-value a');
       await page.getByRole('button', { name: 'Sign out' }).click();
       await page.waitForURL('**/app/sign-in');
+      await otherTab.waitForURL('**/app/sign-in');
       expect(await page.context().cookies()).toEqual([]);
     });
   });
@@ -344,12 +352,16 @@ describe('the explorer', () => {
       const tip = page.locator('.chart-tip');
       const numbers = (await tip.locator('.num').allInnerTexts()).map(parseFormatted);
       // The last hovered one is among the newest days.
-      const [, number] = /(\d+)/.exec(await tip.locator('h3').innerText())!;
+      const name = await tip.locator('h3').innerText();
+      const [, number] = /(\d+)/.exec(name)!;
       const day = Array.from({ length: 20 }, (_, ago) => addDays(today, -ago)).find(
         (date) => Number(date.slice(8)) === Number(number),
       )!;
       const { totals } = await analytics.analytics.breakdown.query({ startDate: day, endDate: day, by: 'user' });
       expect(add(...numbers)).toBe(totals.requests);
+      await page.getByText('As a table').click();
+      const inTable = page.getByRole('group', { name: /as a table$/ }).getByRole('row', { name });
+      expect(add(...(await inTable.locator('td .num').allInnerTexts()).map(parseFormatted))).toBe(totals.requests);
       expect(await page.evaluate('[window.draws, window.canvas === document.querySelector(".chart canvas")]')).toEqual([
         0,
         true,

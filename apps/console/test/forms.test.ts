@@ -3,6 +3,8 @@ import { readFile } from 'node:fs/promises';
 import { createServer } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { addDays } from '@tally/contracts';
+import pg from 'pg';
+import type { Page } from 'playwright-core';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { format, parseFormatted, subtract } from '../src/web/quantity.ts';
 import { go, screenshot, settle, signIn } from './browser.ts';
@@ -15,10 +17,14 @@ const USERS_A_DAY = 20;
 /** What is made, changed and removed by the forms of the console. */
 let visits: Visits;
 let { stack, ingest, analytics, engine, keys, as, asVisitor, open } = {} as Visits;
+let sql: pg.Client;
 
 beforeAll(async () => {
   visits = await startVisits({ settings: { MAX_DIMENSION_VALUES_PER_DAY: String(USERS_A_DAY) } });
   ({ stack, ingest, analytics, engine, keys, as, asVisitor, open } = visits);
+  sql = new pg.Client({ connectionString: stack.databaseUrl });
+  await sql.connect();
+  await asVisitor(firstSteps);
   await ingest.usage.record.mutate({
     entries: Array.from({ length: 12 }, (_, index) => ({
       id: `call-${index}`,
@@ -31,7 +37,31 @@ beforeAll(async () => {
     })),
   });
 }, SETUP_MS);
-afterAll(() => visits?.stop());
+afterAll(async () => {
+  await sql?.end();
+  await visits?.stop();
+});
+
+/** On an empty installation: the overview says what to do, and shows the first number without a reload. */
+async function firstSteps(page: Page): Promise<void> {
+  await signIn(page, stack.url, keys.admin);
+  const steps = page.getByRole('region', { name: 'Record the first usage' });
+  const call = await steps.locator('pre').innerText();
+  expect(await page.getByRole('heading', { name: /^Top / }).count()).toBe(0);
+  const [, body] = /-d '(.*)'$/s.exec(call)!;
+  const answer = await page.request.post(`${stack.url}/trpc/usage.record`, {
+    headers: { authorization: `Bearer ${keys.producer}` },
+    data: JSON.parse(body!),
+  });
+  expect((await answer.json()).result.data).toMatchObject({ accepted: 1, rejected: [] });
+  await page.waitForSelector('.stats .stat-value:has-text("$0.0023")');
+  await steps.waitFor({ state: 'detached' });
+  await ingest.usage.adjust.mutate({
+    ...{ id: 'not-first', merchantId: 'example-co', date: today, reason: 'a test' },
+    metrics: { requests: '-1', prompt_tokens: '-374', completion_tokens: '-44', cost: '-0.0023' },
+    dimensions: { userId: 'ada', model: 'gpt-4o' },
+  });
+}
 
 test('an event is voided from its explanation, with a reason that the audit log keeps', async () => {
   const merchantId = 'to be voided';
@@ -500,6 +530,120 @@ test('the explorer shows what came to a number after a day', async () => {
   });
 });
 
+test('the explorer lists rows whose usage was all taken back since', async () => {
+  const merchantId = 'taken back';
+  const entries = ['kept', 'gone'].map((model) => ({
+    ...{ id: model, merchantId, model, userId: 'ada', time: `${yesterday}T12:00:00Z`, metrics: { cost: '0.5' } },
+  }));
+  await ingest.usage.record.mutate({ entries });
+  await ingest.flush.drain.mutate({});
+  // As if it had been counted before today.
+  await sql.query(
+    `update usage_flushes set started_at = started_at - interval '1 day'
+     where id in (select flush_id from usage_events where merchant_id = $1)`,
+    [merchantId],
+  );
+  await ingest.usage.void.mutate({ merchantId, id: 'gone', date: yesterday, reason: 'a test' });
+  const merchants = encodeURIComponent(JSON.stringify([merchantId]));
+  await as(keys.viewer, async (page) => {
+    for (const [by, label] of [
+      ['by=model', 'Usage by model'],
+      ['by=model&and=user', 'Usage by model and user'],
+    ] as const) {
+      await open(page, `/app/explorer?${by}&from=${yesterday}&to=${today}&merchants=${merchants}&since=${yesterday}`);
+      const table = page.getByRole('group', { name: label });
+      await expect.poll(() => table.locator('tbody tr').count()).toBe(2);
+      await expect.poll(() => table.getByRole('row', { name: 'kept' }).innerText()).toContain('no change');
+      expect(await table.getByRole('row', { name: 'gone' }).innerText()).toMatch(/\$0\.00\s[\s\S]*−\$0\.50/);
+      expect(await table.locator('tfoot').innerText()).toContain('−$0.50');
+    }
+  });
+});
+
+test('differences between stored forms are repaired on the health page, and the audit log has it', async () => {
+  const merchantId = 'damaged';
+  await ingest.usage.record.mutate({
+    entries: [{ id: 'one', merchantId, time: `${yesterday}T12:00:00Z`, metrics: { prompt_tokens: '5' } }],
+  });
+  await ingest.flush.drain.mutate({});
+  const damage = () =>
+    sql.query('update usage_daily set prompt_tokens = prompt_tokens + 1 where merchant_id = $1', [merchantId]);
+  await damage();
+  const boundKey = await ingest.keys.create.mutate({ name: 'damaged admin', role: 'admin', merchantId });
+  for (const key of [keys.admin, boundKey.key]) {
+    await as(key, async (page) => {
+      await open(page, '/app/health');
+      const card = page.getByRole('region', { name: 'Do all stored forms agree?' });
+      await card.getByRole('button', { name: /^Compare/ }).click();
+      const row = card.getByRole('group', { name: 'Differences' }).getByRole('row', { name: /^damaged.*Daily rollup/ });
+      await expect.poll(() => row.innerText()).toContain('Input tokens');
+      await card.getByRole('button', { name: 'Repair…' }).click();
+      const question = page.getByRole('dialog');
+      expect(await question.innerText()).toContain('1 merchant');
+      await question.getByRole('button', { name: 'Repair' }).click();
+      await card.locator('.banner:has-text("all stored forms agree again")').waitFor();
+      await card.getByText('They agree').waitFor();
+      expect(await card.getByRole('button', { name: 'Repair…' }).count()).toBe(0);
+    });
+    if (key === keys.admin) await damage();
+  }
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/audit?action=reconcile.rebuild');
+    await expect.poll(() => page.locator('tbody tr').count()).toBe(2);
+  });
+});
+
+test('a meter gets another name and unit, and who edits is told what changed since', async () => {
+  await ingest.meters.create.mutate({ key: 'pages_read', name: 'Pagse', aggregation: 'SUM', metricType: 'pages' });
+  await as(keys.admin, async (page) => {
+    await open(page, '/app/meters');
+    await page.getByRole('button', { name: 'Change Pagse' }).click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Name').fill('Pages');
+    await ingest.meters.update.mutate({ key: 'pages_read', name: 'Pages read', unit: 'pages' });
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.getByRole('alert').getByText('name is now “Pages read”').waitFor();
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    expect(await ingest.meters.get.query({ key: 'pages_read' })).toMatchObject({ name: 'Pages', unit: 'pages' });
+  });
+  await ingest.meters.remove.mutate({ key: 'pages_read' });
+});
+
+test('a custom metric keeps what another editor changed, and is offered only what its key may do', async () => {
+  const { id } = await engine.custom.create.mutate({
+    ...{ name: 'Shared', metricType: 'SUM', dataSource: 'usage', calculationFormula: 'SUM(cost)' },
+    ...{ visibility: 'PUBLIC', description: 'of all' },
+  });
+  await as(keys.admin, async (page) => {
+    await open(page, `/app/custom-metrics?id=${id}`);
+    await page.getByRole('button', { name: 'Edit' }).click();
+    const dialog = page.getByRole('dialog');
+    await dialog.getByLabel('Description').fill('');
+    await engine.custom.update.mutate({ id, calculationFormula: 'SUM(requests)' });
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    const stored = await engine.custom.get.query({ id });
+    expect([stored.calculationFormula, stored.description]).toEqual(['SUM(requests)', '']);
+
+    await page.waitForSelector('h2:has-text("version 3")');
+    await page.getByRole('button', { name: 'Edit' }).click();
+    await dialog.getByLabel('Formula').fill('SUM(total_tokens)');
+    await engine.custom.update.mutate({ id, calculationFormula: 'SUM(prompt_tokens)' });
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.getByText('formula is now “SUM(prompt_tokens)”').waitFor();
+    await dialog.getByRole('button', { name: 'Save' }).click();
+    await dialog.waitFor({ state: 'detached' });
+    expect((await engine.custom.get.query({ id })).calculationFormula).toBe('SUM(total_tokens)');
+  });
+  await as(keys.analyst, async (page) => {
+    await open(page, `/app/custom-metrics?id=${id}`);
+    await page.waitForSelector('pre:has-text("SUM(total_tokens)")');
+    expect(await page.getByRole('button', { name: /^(Edit|Remove)$/ }).count()).toBe(0);
+  });
+  await engine.custom.remove.mutate({ id });
+});
+
 test('a webhook gets what an alert fires, shows its secret once, and is sent again', async () => {
   const heard: string[] = [];
   const receiver = createServer((request, response) => {
@@ -857,6 +1001,8 @@ describe('what is huge', () => {
           `/app/explorer?by=user&and=model&view=pivot&${range}`,
           `/app/explorer?by=time&${range}`,
           `/app/explain?metric=cost&${range}`,
+          explainLink({ metric: 'cost', from: date, to: date, merchants: ['m'.repeat(128)], users: [names[0]!] }),
+          `/app/live?merchant=${'m'.repeat(128)}`,
           '/app/directory?kind=merchant',
           '/app/overview?month=2024-05',
         ]) {

@@ -14,6 +14,7 @@ export const ADMIN_KEY = 'the-admin-key-of-the-tests';
 export type Stack = {
   /** The address of the console. */
   url: string;
+  databaseUrl: string;
   services: Record<'ingest' | 'engine' | 'analytics', ServiceProcess>;
   /** Starts another console in front of the same services; returns its address. */
   addConsole(settings: Record<string, string>): Promise<string>;
@@ -69,6 +70,7 @@ export async function startStack({
   }
   return {
     url: await addConsole(settings),
+    databaseUrl: database.url,
     addConsole,
     services: { ingest, engine, analytics },
     async stop() {

@@ -31,7 +31,7 @@ import {
 import { Fragment, type ReactNode, useEffect, useRef, useState } from 'react';
 import { api, client, codeOf, queryClient } from './api.ts';
 import { SignInForm } from './pages/sign-in.tsx';
-import { lastWho, rememberWho, signOut, useWho, type Who, WhoContext } from './session.tsx';
+import { followSignOut, lastWho, rememberWho, signOut, useWho, type Who, WhoContext } from './session.tsx';
 import { Brand } from './ui/brand.tsx';
 import { Banner, Button, Failure, Moment, Skeleton, Tip } from './ui/parts.tsx';
 import { Dialog, Menu } from './ui/popups.tsx';
@@ -117,6 +117,7 @@ export function Frame() {
   useEffect(() => {
     if (who && dataUpdatedAt > 0) rememberWho(who);
   }, [who, dataUpdatedAt]);
+  useEffect(followSignOut, []);
   const path = useRouterState({ select: ({ location }) => location.href });
   const ended = codeOf(session.error) === 'UNAUTHORIZED';
   if (ended && !isConfirmed)

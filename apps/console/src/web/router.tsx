@@ -276,7 +276,7 @@ const jobs = createRoute({
 const health = createRoute({
   getParentRoute: () => frame,
   path: '/app/health',
-  component: lazyRouteComponent(() => import('./pages/health.tsx'), 'Health'),
+  component: lazyRouteComponent(() => import('./pages/health/health.tsx'), 'Health'),
   pendingComponent,
 });
 

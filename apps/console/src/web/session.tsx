@@ -73,9 +73,26 @@ export async function signIn(key: string): Promise<void> {
   );
 }
 
-/** Ends the session, and clears its cached data. */
+/** Carries to all tabs of this browser that they are signed out: they share the cookie. */
+const TABS = 'tally.signed-out';
+
+/** Ends the session, in every tab, and clears its cached data. */
 export async function signOut(): Promise<void> {
   await fetch('/session', { method: 'DELETE' }).catch(() => {});
+  const tabs = new BroadcastChannel(TABS);
+  tabs.postMessage(null);
+  tabs.close();
+  leave();
+}
+
+/** Leaves the page when another tab signs out, since its data would stay readable here. Returns how to stop. */
+export function followSignOut(): () => void {
+  const tabs = new BroadcastChannel(TABS);
+  tabs.onmessage = leave;
+  return () => tabs.close();
+}
+
+function leave(): void {
   queryClient.clear();
   forgetWho();
   location.assign('/app/sign-in');

@@ -7,7 +7,19 @@ import { api, client, queryClient } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { Checks, Field, SearchBox } from '../ui/field.tsx';
-import { Answer, Banner, Button, Card, Chip, Clip, Empty, Moment, PageHead, Sentence } from '../ui/parts.tsx';
+import {
+  AdminsOnly,
+  Answer,
+  Banner,
+  Button,
+  Card,
+  Chip,
+  Clip,
+  Empty,
+  Moment,
+  PageHead,
+  Sentence,
+} from '../ui/parts.tsx';
 import { type Finder, Picker } from '../ui/picker.tsx';
 import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
 import { LoadMore, Table, useParts } from '../ui/table.tsx';
@@ -54,7 +66,7 @@ export function Alerts() {
       ),
     onError: tellFailure,
   });
-  if (!isAdmin) return <Banner>Only admins of all merchants may see alerts.</Banner>;
+  if (!isAdmin) return <AdminsOnly title="Alerts" what="see alerts" />;
   const urls = new Map(webhooks.data?.rows.map(({ id, url }) => [id, url]));
   const add = (
     <Button kind="primary" onClick={() => setEditing('new')}>

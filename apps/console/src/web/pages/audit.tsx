@@ -6,7 +6,7 @@ import { client } from '../api.ts';
 import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { addDays, today } from '../time.ts';
-import { Answer, Banner, Button, Card, Chip, Code, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { AdminsOnly, Answer, Button, Card, Chip, Code, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Dialog } from '../ui/popups.tsx';
 import { RangePicker } from '../ui/range.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
@@ -53,7 +53,7 @@ export function Audit() {
     getNextPageParam: ({ nextCursor }) => nextCursor,
     enabled: who.mayPlatform('admin'),
   });
-  if (!who.mayPlatform('admin')) return <Banner>Only admins of all merchants may see the audit log.</Banner>;
+  if (!who.mayPlatform('admin')) return <AdminsOnly title="Audit log" what="see the audit log" />;
   const rows = log.data?.pages.flatMap((page) => page.rows as Row[]);
   const set = (next: { actor?: string | undefined; action?: string | undefined }) =>
     void navigate({ search: (known) => ({ ...known, ...next }) });

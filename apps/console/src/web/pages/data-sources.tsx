@@ -4,7 +4,7 @@ import { useState } from 'react';
 import { api, client, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { Field } from '../ui/field.tsx';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { AdminsOnly, Answer, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, tell, tellFailure } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
@@ -26,7 +26,7 @@ export function DataSources() {
     },
     onError: tellFailure,
   });
-  if (!isAdmin) return <Banner>Only admins of all merchants may see data sources.</Banner>;
+  if (!isAdmin) return <AdminsOnly title="Data sources" what="see data sources" />;
   const add = (
     <Button kind="primary" onClick={() => setAdding(true)}>
       <Plus size={16} aria-hidden="true" />

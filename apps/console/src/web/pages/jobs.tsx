@@ -31,7 +31,8 @@ export function Jobs() {
   const who = useWho();
   const isAdmin = who.mayPlatform('admin');
   const [backfilling, setBackfilling] = useState(false);
-  const log = useQuery(api.jobs.log.queryOptions({ limit: 50 }, { refetchInterval: 5_000 }));
+  const mayRead = who.mayPlatform('read');
+  const log = useQuery(api.jobs.log.queryOptions({ limit: 50 }, { enabled: mayRead, refetchInterval: 5_000 }));
   const schedules = useQuery(api.jobs.schedules.queryOptions(undefined, { enabled: isAdmin, refetchInterval: 30_000 }));
   const failed = useInfiniteQuery({
     queryKey: [['jobs'], 'failed'],
@@ -57,6 +58,13 @@ export function Jobs() {
     onError: tellFailure,
   });
 
+  if (!mayRead)
+    return (
+      <div className="stack">
+        <PageHead title="Jobs" />
+        <Banner>Jobs are about all merchants; this key is bound to one.</Banner>
+      </div>
+    );
   return (
     <div className="stack">
       <PageHead title="Jobs" note="Rollups with growth, and what keeps them right.">

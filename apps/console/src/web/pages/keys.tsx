@@ -6,7 +6,7 @@ import { useState } from 'react';
 import { client, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { SearchBox } from '../ui/field.tsx';
-import { Answer, Banner, Button, Card, Chip, Clip, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { AdminsOnly, Answer, Button, Card, Chip, Clip, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
@@ -64,7 +64,7 @@ export function Keys() {
     },
     onError: tellFailure,
   });
-  if (!who.mayPlatform('admin')) return <Banner>Only admins of all merchants may see API keys.</Banner>;
+  if (!who.mayPlatform('admin')) return <AdminsOnly title="API keys" what="see API keys" />;
   const rows = keys.data?.pages.flatMap((page) => page.rows as Key[]);
 
   return (

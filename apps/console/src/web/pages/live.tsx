@@ -26,7 +26,12 @@ export function Live() {
   const options = useQuery(
     api.analytics.filterOptions.queryOptions(
       { startDate: day, endDate: day },
-      { enabled: who.merchantId === null, staleTime: 60_000 },
+      {
+        enabled: who.merchantId === null,
+        staleTime: 60_000,
+        // The first event of a day shows itself.
+        refetchInterval: ({ state }) => state.data?.merchants.length === 0 && EVERY_MS,
+      },
     ),
   );
   const known = options.data?.merchants.map(({ id, label }) => ({ value: id, label })) ?? [];
@@ -100,7 +105,7 @@ export function Live() {
             {who.mayPlatform('admin') && <Counting query={status} />}
           </div>
           <div className="wide-two">
-            <Card title="Recent events" note={merchantId} flush>
+            <Card title="Recent events" note={merchantId && <Clip>{merchantId}</Clip>} flush>
               {recent.data?.complete === false && (
                 <div className="card-body">
                   <Banner>A store does not answer: events are missing here, perhaps all of them.</Banner>

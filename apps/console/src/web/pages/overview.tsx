@@ -20,13 +20,13 @@ import {
   startOf,
   today,
 } from '../time.ts';
-import { Chart, type Series } from '../ui/chart.tsx';
+import { ChartWithTable, type Series } from '../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../ui/coverage.tsx';
 import { Explained } from '../ui/explained.tsx';
 import { isCut } from '../ui/filters.tsx';
-import { Answer, Button, Card, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
+import { Answer, Button, Card, Code, Delta, Empty, PageHead, Skeleton } from '../ui/parts.tsx';
 import { FilterChip, findNames } from '../ui/picker.tsx';
-import { Segments } from '../ui/popups.tsx';
+import { CopyButton, Segments } from '../ui/popups.tsx';
 
 /** Returns the days of a month until today, and the same days of the previous month. */
 function rangesOf(month: string): { current: Range; previous: Range; whole: Range; running: boolean } {
@@ -41,6 +41,8 @@ function rangesOf(month: string): { current: Range; previous: Range; whole: Rang
 
 const CHARTED = ['cost', 'requests', 'totalTokens'] as const;
 const TOP = 5;
+/** How often an empty month is read again. */
+const FIRST_MS = 5_000;
 
 /** Compares a month with the same days of the previous month, and shows the largest shares of usage. */
 export function Overview() {
@@ -53,8 +55,16 @@ export function Overview() {
   const filters: FilterSearch = search.merchants ? { merchants: search.merchants } : {};
   const scope = search.merchants ? { merchantIds: search.merchants } : {};
   const scoped = who.merchantId !== null || search.merchants?.length === 1;
-  const summary = useQuery(api.analytics.summary.queryOptions({ ...current, ...scope }));
+  const summary = useQuery(
+    api.analytics.summary.queryOptions(
+      { ...current, ...scope },
+      // Who has just sent the first event waits for it here.
+      { refetchInterval: ({ state }) => running && state.data?.byDay.length === 0 && FIRST_MS },
+    ),
+  );
   const before = useQuery(api.analytics.summary.queryOptions({ ...previous, ...scope }));
+  const isEmpty = summary.data?.byDay.length === 0;
+  const isNew = isEmpty && running && !search.merchants && before.data?.byDay.length === 0;
   const options = useQuery(
     api.analytics.filterOptions.queryOptions(current, { enabled: who.merchantId === null, staleTime: 300_000 }),
   );
@@ -197,9 +207,9 @@ export function Overview() {
         <Answer query={summary} waiting={<Skeleton height={292} />}>
           {({ byDay }) =>
             byDay.length === 0 ? (
-              <Empty icon={ReceiptText} title={`No usage in ${monthText(month)}`} tools={<FirstSteps />}>
-                Nothing was recorded on these days{search.merchants ? ' for the chosen merchants' : ''}. Usage shows up
-                here about a second after it is recorded.
+              <Empty icon={ReceiptText} title={`No usage in ${monthText(month)}`}>
+                Nothing was recorded on these days{search.merchants ? ' for the chosen merchants' : ''}.{' '}
+                {running && 'Usage shows up here seconds after it is recorded.'}
               </Empty>
             ) : (
               <DailyChart
@@ -221,13 +231,17 @@ export function Overview() {
         </Answer>
       </Card>
 
-      <div className="tops">
-        {(['user', 'team', 'model', 'merchant', 'apiKey', 'provider'] as const)
-          .filter((by) => by !== 'merchant' || who.merchantId === null)
-          .map((by) => (
-            <TopList key={by} by={by} range={current} filters={filters} scope={scope} measure={measure} />
-          ))}
-      </div>
+      {isNew && who.mayPlatform('admin') && <FirstSteps />}
+
+      {!isEmpty && (
+        <div className="tops">
+          {(['user', 'team', 'model', 'merchant', 'apiKey', 'provider'] as const)
+            .filter((by) => by !== 'merchant' || who.merchantId === null)
+            .map((by) => (
+              <TopList key={by} by={by} range={current} filters={filters} scope={scope} measure={measure} />
+            ))}
+        </div>
+      )}
     </div>
   );
 }
@@ -347,7 +361,7 @@ function DailyChart({
       }),
     });
   return (
-    <Chart
+    <ChartWithTable
       label={`${measureOf(measure).label} by day, ${rangeText(current)}`}
       times={days.map((day) => startOf(day) / 1000)}
       names={days.map((day) => dayText(day, { weekday: true }))}
@@ -402,8 +416,8 @@ function TopList({
             <Empty title={`No usage by ${name}`}>Nothing was recorded in {rangeText(range)}.</Empty>
           ) : by === 'team' && rows.every(({ key }) => key === 'unknown') ? (
             <Empty icon={Users} title="No teams yet">
-              Give users or API keys a team in the <Link to="/app/directory">directory</Link>, and usage is summed by
-              team, also of the past.
+              Usage is summed by the teams that users and API keys have in the{' '}
+              <Link to="/app/directory">directory</Link>, also of the past.
             </Empty>
           ) : (
             <ol className="top-list">
@@ -445,8 +459,39 @@ function TopList({
   );
 }
 
-export const FirstSteps = () => (
-  <>
-    <code>npm run demo</code> <span>records 90 days of three merchants.</span>
-  </>
-);
+/** Says how the first number comes to this page. */
+function FirstSteps() {
+  const call = [
+    `curl -s ${location.origin}/trpc/usage.record \\`,
+    `  -H "authorization: Bearer $TALLY_KEY" -H 'content-type: application/json' \\`,
+    `  -d '{"entries":[{"id":"first","merchantId":"example-co","userId":"ada","model":"gpt-4o",`,
+    `    "metrics":{"prompt_tokens":"374","completion_tokens":"44","cost":"0.0023"}}]}'`,
+  ].join('\n');
+  return (
+    <Card title="Record the first usage" tools={<CopyButton text={call} />}>
+      <ol className="steps">
+        <li>
+          <Link className="link" to="/app/keys">
+            Make an API key
+          </Link>{' '}
+          with the role producer for the program that sends usage, and keep its secret as <code>TALLY_KEY</code>.
+        </li>
+        <li>
+          Send an event: one call of your API, or of a model, by a customer.
+          <Code>{call}</Code>
+        </li>
+        <li>
+          Stay here, or watch it arrive on the{' '}
+          <Link className="link" to="/app/live">
+            live page
+          </Link>
+          .{' '}
+          <Link to="/docs" className="link">
+            The API page
+          </Link>{' '}
+          describes every field. To look around first, <code>npm run demo</code> records 90 days of three merchants.
+        </li>
+      </ol>
+    </Card>
+  );
+}

@@ -5,7 +5,7 @@ import { api, client } from '../api.ts';
 import { format, type Kind } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { dayText } from '../time.ts';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { AdminsOnly, Answer, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { tell, tellFailure } from '../ui/popups.tsx';
 import { numbers, Table } from '../ui/table.tsx';
 
@@ -39,7 +39,7 @@ export function Sources() {
       { enabled: isAdmin, refetchInterval: REFRESH_MS },
     ),
   );
-  if (!isAdmin) return <Banner>Only admins of all merchants may see sources.</Banner>;
+  if (!isAdmin) return <AdminsOnly title="Sources" what="see sources" />;
   const count = (value: number) => format(String(value), 'count');
   return (
     <div className="stack">

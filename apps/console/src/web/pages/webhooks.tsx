@@ -9,7 +9,7 @@ import { DELIVERY_STATES, type DeliveryState } from '../search.ts';
 import { useWho } from '../session.tsx';
 import { timeText } from '../time.ts';
 import { Checks, Field } from '../ui/field.tsx';
-import { Answer, Banner, Button, Card, Chip, Code, Empty, Moment, PageHead } from '../ui/parts.tsx';
+import { AdminsOnly, Answer, Button, Card, Chip, Code, Empty, Moment, PageHead } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
@@ -51,7 +51,7 @@ export function Webhooks() {
     },
     onError: tellFailure,
   });
-  if (!isAdmin) return <Banner>Only admins of all merchants may see webhooks.</Banner>;
+  if (!isAdmin) return <AdminsOnly title="Webhooks" what="see webhooks" />;
   const add = (
     <Button kind="primary" onClick={() => setEditing('new')}>
       <Plus size={16} aria-hidden="true" />

@@ -1,7 +1,8 @@
 import { useEffect, useRef, useState } from 'react';
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
-import { approximate, format, type Kind } from '../quantity.ts';
+import { approximate, format, isZero, type Kind } from '../quantity.ts';
+import { numbers, Table } from './table.tsx';
 
 export type Series = {
   label: string;
@@ -36,8 +37,8 @@ const SMALLEST = 0.001;
 const axisText = (value: number, kind: Kind): string => {
   const size = Math.abs(value);
   const text =
-    size >= 1 || size === 0 ? compact.format(value) : (size < SMALLEST ? tiny : small).format(value).toLowerCase();
-  return kind === 'money' ? `$${text}` : kind === 'percent' ? `${text}%` : text;
+    size >= 1 || size === 0 ? compact.format(size) : (size < SMALLEST ? tiny : small).format(size).toLowerCase();
+  return `${value < 0 ? '−' : ''}${kind === 'money' ? '$' : ''}${text}${kind === 'percent' ? '%' : ''}`;
 };
 
 const LEGEND_MAX = 12;
@@ -112,6 +113,51 @@ export function Chart(props: ChartProps) {
         </ul>
       )}
     </figure>
+  );
+}
+
+/** A chart whose exact quantities are nowhere else on the page: they are in a table below, once it is opened. */
+export const ChartWithTable = (props: ChartProps) => (
+  <>
+    <Chart {...props} />
+    <AsTable {...props} />
+  </>
+);
+
+function AsTable({ label, names, series, kind, onPick }: ChartProps) {
+  const [open, setOpen] = useState(false);
+  const points = names
+    .map((name, index) => ({ name, index }))
+    .filter(({ index }) => series.some(({ values }) => values[index] != null && !isZero(values[index])));
+  return (
+    <details className="chart-table" onToggle={({ currentTarget }) => setOpen(currentTarget.open)}>
+      <summary>As a table</summary>
+      {open && (
+        <Table
+          label={`${label}, as a table`}
+          tall
+          rows={points}
+          keyOf={({ index }) => String(index)}
+          columns={[
+            {
+              title: 'Time',
+              cell: ({ name, index }) =>
+                onPick ? (
+                  <button type="button" className="link" onClick={() => onPick(index)}>
+                    {name}
+                  </button>
+                ) : (
+                  name
+                ),
+            },
+            ...series.map((each, place) => ({
+              ...numbers(each.label, points, ({ index }) => each.values[index] ?? null, kind),
+              id: `${place} ${each.label}`,
+            })),
+          ]}
+        />
+      )}
+    </details>
   );
 }
 

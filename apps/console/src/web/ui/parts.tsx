@@ -154,7 +154,7 @@ const BANNER_ICONS = { bad: CircleAlert, good: CircleCheck, info: Filter, warn: 
 export function Banner({ tone, children }: { tone?: 'bad' | 'good' | 'info'; children: ReactNode }) {
   const Icon = BANNER_ICONS[tone ?? 'warn'];
   return (
-    <div className="banner" data-tone={tone} role="status">
+    <div className="banner" data-tone={tone} role={tone === 'bad' ? 'alert' : 'status'}>
       <Icon size={16} aria-hidden="true" />
       <div>{children}</div>
     </div>
@@ -206,6 +206,14 @@ export function PageHead({ title, note, children }: { title: string; note?: Reac
     </div>
   );
 }
+
+/** A page that this key may not see, named as for those who may. */
+export const AdminsOnly = ({ title, what }: { title: string; what: string }) => (
+  <div className="stack">
+    <PageHead title={title} />
+    <Banner>Only admins of all merchants may {what}.</Banner>
+  </div>
+);
 
 export function Empty({
   icon: Icon = SearchX,

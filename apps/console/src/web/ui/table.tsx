@@ -69,15 +69,9 @@ export function Table<Row>({
         <tbody>
           {rows.map((row) => (
             <tr key={keyOf(row)} title={titleOf?.(row)}>
-              {naming && (
-                <th scope="row" className={classOf(naming)}>
-                  {naming.cell(row)}
-                </th>
-              )}
+              {naming && <Cell as="th" column={naming} row={row} />}
               {others.map((column) => (
-                <td key={idOf(column)} className={classOf(column)}>
-                  {column.cell(row)}
-                </td>
+                <Cell key={idOf(column)} as="td" column={column} row={row} />
               ))}
             </tr>
           ))}
@@ -99,6 +93,20 @@ export function Table<Row>({
     </div>
   );
 }
+
+/** Shows a cell. A text that does not fit is whole in its tooltip. */
+function Cell<Row>({ as: Tag, column, row }: { as: 'th' | 'td'; column: Column<Row>; row: Row }) {
+  const content = column.cell(row);
+  const title = typeof content === 'string' && content.length > SHORT ? content : undefined;
+  return (
+    <Tag scope={Tag === 'th' ? 'row' : undefined} className={classOf(column)} title={title}>
+      {content}
+    </Tag>
+  );
+}
+
+/** The letters that fit into every cell. */
+const SHORT = 20;
 
 const idOf = ({ id, title }: Column<never>): string => id ?? title;
 
@@ -179,7 +187,7 @@ function Head<Row>({
   const className = [right && 'right', untitled && 'actions'].filter(Boolean).join(' ') || undefined;
   if (sort === undefined || !sorting)
     return (
-      <th scope="col" className={className}>
+      <th scope="col" className={className} title={title.length > SHORT ? title : undefined}>
         {untitled ? <span className="visually-hidden">{title}</span> : title}
       </th>
     );

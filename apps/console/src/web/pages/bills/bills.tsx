@@ -11,6 +11,7 @@ import { useWho } from '../../session.tsx';
 import { addDays, dayText, rangeText, today } from '../../time.ts';
 import { Filters } from '../../ui/filters.tsx';
 import {
+  AdminsOnly,
   Answer,
   Banner,
   Button,
@@ -47,7 +48,7 @@ export function Bills() {
   const [importing, setImporting] = useState(false);
   const provider = search.provider ?? 'openai';
   const range = { startDate: search.from ?? addDays(today(), -DAYS), endDate: search.to ?? addDays(today(), -1) };
-  if (!isAdmin) return <Banner>Only admins of all merchants may see bills.</Banner>;
+  if (!isAdmin) return <AdminsOnly title="Bills" what="see bills" />;
   const set = (next: Partial<typeof search>) =>
     void navigate({ search: (known) => ({ ...known, ...next }), replace: true });
   const add = (

@@ -85,6 +85,8 @@ export type Definition = {
   dimensions?: string[] | undefined;
   visibility: Visibility;
   version: number;
+  ownerId?: string | undefined;
+  merchantId?: string | null | undefined;
 };
 
 /** A definition while it is edited. */

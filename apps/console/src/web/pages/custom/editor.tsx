@@ -1,13 +1,23 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
-import { FlaskConical } from 'lucide-react';
+import { CircleAlert, FlaskConical } from 'lucide-react';
 import { useId, useState } from 'react';
 import { api, client, codeOf, detailsOf, messageOf } from '../../api.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, rangeText, today } from '../../time.ts';
 import { useSettled } from '../../ui/field.tsx';
-import { Banner, Button, Chip } from '../../ui/parts.tsx';
-import { Dialog, Select, tell } from '../../ui/popups.tsx';
-import { COLUMNS, type Draft, EXAMPLES, KINDS, PREVIEW_DAYS, SOURCES, VISIBILITIES } from './definition.ts';
+import { Button, Chip } from '../../ui/parts.tsx';
+import { Dialog, Select, tell, useUnchanged } from '../../ui/popups.tsx';
+import {
+  COLUMNS,
+  type Definition,
+  type Draft,
+  draftOf,
+  EXAMPLES,
+  KINDS,
+  PREVIEW_DAYS,
+  SOURCES,
+  VISIBILITIES,
+} from './definition.ts';
 import { FormulaField } from './formula-field.tsx';
 import { COST_TONES, Result } from './result.tsx';
 
@@ -40,17 +50,19 @@ export function Editor({
       .filter(Boolean),
   };
   const preview = useMutation({ mutationFn: () => client.custom.test.mutate({ ...fields, ...range }) });
+  const assertUnchanged = useUnchanged(given.id === null ? null : given);
   const save = useMutation({
     mutationFn: async () => {
-      const all = {
-        ...fields,
-        name: draft.name.trim(),
-        visibility: draft.visibility,
-        ...(draft.description.trim() && { description: draft.description.trim() }),
-      };
-      return draft.id === null
-        ? client.custom.create.mutate(all)
-        : client.custom.update.mutate({ id: draft.id, ...all });
+      const { name, description, visibility } = draft;
+      const all = { ...fields, name: name.trim(), description: description.trim(), visibility };
+      if (draft.id === null) {
+        const { description: about, ...others } = all;
+        return client.custom.create.mutate({ ...others, ...(about && { description: about }) });
+      }
+      const edited = (Object.keys(SENT) as (keyof typeof SENT)[]).filter((field) => draft[field] !== given[field]);
+      assertUnchanged(draftOf((await client.custom.get.query({ id: draft.id })) as Definition), edited);
+      const changed = Object.fromEntries(edited.map((field) => [SENT[field], all[SENT[field]]]));
+      return client.custom.update.mutate({ id: draft.id, ...changed });
     },
     onSuccess: (saved) => {
       tell(draft.id === null ? 'Saved' : `Saved as version ${saved.version}`, saved.name);
@@ -72,6 +84,8 @@ export function Editor({
   const registered = useQuery(
     api.custom.sources.list.queryOptions(undefined, { enabled: who.mayPlatform('admin'), staleTime: 60_000 }),
   );
+  const mayShare = (value: Draft['visibility']) =>
+    value === 'PUBLIC' ? who.merchantId === null : value !== 'TEAM' || who.teamId !== null;
   const own = registered.data?.rows ?? [];
   const columns =
     own.find(({ name }) => name === draft.dataSource)?.columns.map(({ name }) => name) ??
@@ -135,7 +149,7 @@ export function Editor({
             label="Seen by"
             prefix="seen by"
             value={draft.visibility}
-            options={VISIBILITIES}
+            options={VISIBILITIES.filter(({ value }) => value === given.visibility || mayShare(value))}
             onChange={(visibility) => change({ visibility })}
           />
         </div>
@@ -217,6 +231,17 @@ export function Editor({
   );
 }
 
+/** The fields of a draft, each with its name in a definition. */
+const SENT = {
+  name: 'name',
+  description: 'description',
+  metricType: 'metricType',
+  dataSource: 'dataSource',
+  formula: 'calculationFormula',
+  dimensions: 'dimensions',
+  visibility: 'visibility',
+} as const;
+
 /** The fields that change the result of a formula. */
 const COMPUTED: readonly (keyof Draft)[] = ['formula', 'dimensions', 'dataSource', 'metricType'];
 
@@ -228,16 +253,20 @@ function FormulaError({ error, formula }: { error: unknown; formula: string }) {
   const at = typeof offset === 'number' && offset < formula.length ? offset : null;
   const end = at === null ? 0 : at + (/^[\w.]+|^./.exec(formula.slice(at))?.[0].length ?? 1);
   return (
-    <Banner tone="bad">
-      {messageOf(error)}
-      {at !== null && (
-        <pre className="formula formula-error">
-          {formula.slice(0, at)}
-          <mark>{formula.slice(at, end)}</mark>
-          {formula.slice(end)}
-        </pre>
-      )}
-      {Array.isArray(allowed) && <div>Allowed: {allowed.join(', ')}</div>}
-    </Banner>
+    // It changes as the user types, so it waits for a pause in what a screen reader reads.
+    <div className="banner" data-tone="bad" role="status">
+      <CircleAlert size={16} aria-hidden="true" />
+      <div>
+        {messageOf(error)}
+        {at !== null && (
+          <pre className="formula formula-error">
+            {formula.slice(0, at)}
+            <mark>{formula.slice(at, end)}</mark>
+            {formula.slice(end)}
+          </pre>
+        )}
+        {Array.isArray(allowed) && <div>Allowed: {allowed.join(', ')}</div>}
+      </div>
+    </div>
   );
 }

@@ -13,8 +13,10 @@ import { Result } from './result.tsx';
 export function Metric({ metric, onEdit, onGone }: { metric: Definition; onEdit: () => void; onGone: () => void }) {
   const who = useWho();
   const range = { startDate: addDays(today(), 1 - PREVIEW_DAYS), endDate: today() };
+  const administers = who.may('admin') && (who.merchantId === null || who.merchantId === metric.merchantId);
+  const mayChange = administers || metric.ownerId === who.keyId;
   const versions = useQuery(api.custom.versions.queryOptions({ id: metric.id }));
-  const audit = useQuery(api.custom.audit.queryOptions({ id: metric.id, limit: 20 }, { retry: false }));
+  const audit = useQuery(api.custom.audit.queryOptions({ id: metric.id, limit: 20 }, { enabled: mayChange }));
   const result = useQuery({
     queryKey: ['custom-result', metric.id, metric.version, range],
     queryFn: ({ signal }) => client.custom.calculate.mutate({ id: metric.id, ...range }, { signal }),
@@ -37,7 +39,7 @@ export function Metric({ metric, onEdit, onGone }: { metric: Definition; onEdit:
         title={metric.name}
         note={`version ${metric.version}`}
         tools={
-          who.may('define') ? (
+          mayChange ? (
             <span className="tools">
               <Button small onClick={onEdit}>
                 <Pencil size={14} aria-hidden="true" />

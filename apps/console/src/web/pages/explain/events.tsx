@@ -86,7 +86,7 @@ export function Events({
                   {
                     title: 'Event',
                     cell: (event) => (
-                      <button type="button" className="link mono" onClick={() => setOpen(event)}>
+                      <button type="button" className="link mono" title={event.id} onClick={() => setOpen(event)}>
                         {event.id}
                       </button>
                     ),

@@ -8,7 +8,8 @@ import { countDays, dayText, type Range } from '../../time.ts';
 import { Answer, Button, Card, Skeleton } from '../../ui/parts.tsx';
 import { numbers, Table } from '../../ui/table.tsx';
 
-const STORED = [
+/** The stored forms of a number, each with its name. */
+export const STORED = [
   ['journal', 'Journal'],
   ['daily', 'Daily rollup'],
   ['usage', 'Merchant usage'],

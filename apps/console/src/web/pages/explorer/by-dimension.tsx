@@ -122,7 +122,11 @@ function Rows({
   const knownTotal = useQuery(
     api.analytics.breakdown.queryOptions({ ...known, limit: 1 }, { enabled: since !== undefined }),
   );
-  const atThatTime = valuesIn(knownRows.data, measure);
+  const isLast = since !== undefined && query.data?.nextCursor === null;
+  const gone = useGone({ asked: { ...range, ...named, by: groupings, sortBy: measure }, known, dimensions, isLast });
+  const ofShown = valuesIn(knownRows.data, measure);
+  const ofGone = valuesIn({ rows: gone.then, nextCursor: null }, measure);
+  const atThatTime = (row: Row) => (gone.rows.includes(row) ? ofGone(row) : ofShown(row));
   const filtersOf = ({ keys }: Row) => ({
     ...filters,
     ...Object.fromEntries(dimensions.map(({ filter }, place) => [filter, [keys[place]!]])),
@@ -148,7 +152,7 @@ function Rows({
     >
       <Answer query={query}>
         {(answer) => {
-          if (answer.rows.length === 0)
+          if (answer.rows.length + gone.rows.length === 0)
             return (
               <Empty title="No usage here">
                 {nothingFound(filters)}
@@ -161,7 +165,7 @@ function Rows({
                 )}
               </Empty>
             );
-          const shown = answer.rows.map(rowOf);
+          const shown = [...answer.rows.map(rowOf), ...gone.rows];
           const pad = padOf([...shown.map(({ cost }) => cost), answer.totals.cost], 'money');
           const all = `All ${format(String(answer.total), 'count')}`;
           const padded = (id: MeasureId) => (id === 'cost' ? { pad } : {});
@@ -179,6 +183,12 @@ function Rows({
           return (
             <>
               {since && knownTotal.error && <Banner>{messageOf(knownTotal.error)}</Banner>}
+              {gone.mayLack && (
+                <Banner>
+                  Rows whose usage was all taken back may be missing below: only the {MOST} largest of {dayText(since!)}{' '}
+                  were looked for.
+                </Banner>
+              )}
               <Table
                 label={`Usage by ${dimensions.map(({ name }) => name).join(' and ')}`}
                 rows={shown}
@@ -266,6 +276,40 @@ function Rows({
       </Answer>
     </Card>
   );
+}
+
+/** What a row has now whose usage was all taken back. */
+const NOTHING = Object.fromEntries(MEASURES.map(({ id }) => [id, '0'])) as Record<MeasureId, string>;
+
+type Question = Parameters<typeof api.analytics.breakdown.queryOptions>[0] & object;
+
+/** Returns the rows that an earlier answer had and the answer of now has not, below the last page of it. */
+function useGone({
+  asked,
+  known,
+  dimensions,
+  isLast,
+}: {
+  asked: Question;
+  /** The same question, about the earlier state. */
+  known: Question;
+  dimensions: readonly { api: string }[];
+  isLast: boolean;
+}): { rows: readonly Row[]; then: readonly BreakdownRow[]; mayLack: boolean } {
+  const earlier = useQuery(api.analytics.breakdown.queryOptions({ ...known, limit: MOST }, { enabled: isLast }));
+  const then = earlier.data?.rows ?? [];
+  const named = Object.fromEntries(
+    dimensions.map(({ api: list }, place) => [list, [...new Set(then.map((row) => rowOf(row).keys[place]!))]]),
+  );
+  const now = useQuery(
+    api.analytics.breakdown.queryOptions({ ...asked, ...named, limit: MOST }, { enabled: isLast && then.length > 0 }),
+  );
+  const there = now.data?.nextCursor === null && isLast ? new Set(now.data.rows.map(rowOf).map(idOf)) : undefined;
+  const rows = then
+    .map(rowOf)
+    .flatMap((row) => (!there || there.has(idOf(row)) ? [] : [{ ...row, ...NOTHING, successRate: null }]));
+  const mayLack = isLast && [earlier, now].some(({ data }) => data !== undefined && data.nextCursor !== null);
+  return { rows, then, mayLack };
 }
 
 const Percent = ({ value }: { value: string | null }) => (

@@ -14,7 +14,7 @@ import {
 import { add, compare as compareQuantities, format, percentage, subtract } from '../../quantity.ts';
 import type { ExplorerSearch } from '../../search.ts';
 import { before, periodText, type Range, rangeText } from '../../time.ts';
-import { Chart, type Series, Swatch } from '../../ui/chart.tsx';
+import { ChartWithTable, type Series, Swatch } from '../../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';
 import { Explained } from '../../ui/explained.tsx';
 import { Answer, Card, CellName, Delta, Empty, Num, padOf, Skeleton, SkeletonRows } from '../../ui/parts.tsx';
@@ -489,7 +489,7 @@ function OverTime({
             The meter counts events that fit its definition, from its creation on and back as far as events are kept.
           </Empty>
         ) : (
-          <Chart
+          <ChartWithTable
             label={`${title} by ${every}, ${rangeText(range)}`}
             times={times}
             names={starts!.map((start) => periodText(start, window, timeZone))}

@@ -4,7 +4,7 @@ import { api } from '../../api.ts';
 import { apiFilters, type DimensionId, dimensionOf, measureOf } from '../../measures.ts';
 import { add, subtract } from '../../quantity.ts';
 import { periodText, rangeText } from '../../time.ts';
-import { Chart, type Series } from '../../ui/chart.tsx';
+import { ChartWithTable, type Series } from '../../ui/chart.tsx';
 import { Answer, Card, Empty, Skeleton } from '../../ui/parts.tsx';
 import { INTERVAL_NAMES, nothingFound, type Shown } from './shown.ts';
 
@@ -69,7 +69,7 @@ export function OverTime({
           series.length === 0 ? (
             <Empty title="No usage here">{nothingFound(filters)}</Empty>
           ) : (
-            <Chart
+            <ChartWithTable
               label={`${label} by ${dimension.name} and ${INTERVAL_NAMES[interval].toLowerCase()}, ${rangeText(range)}`}
               times={times}
               names={shown.map(({ start }) => periodText(start, interval, timeZone))}

@@ -1,7 +1,7 @@
 import type { Meter } from '@tally/contracts';
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
-import { Gauge, Plus, Trash2 } from 'lucide-react';
+import { Gauge, Pencil, Plus, Trash2 } from 'lucide-react';
 import { useState } from 'react';
 import { api, client } from '../../api.ts';
 import { measureOfMetric } from '../../measures.ts';
@@ -10,7 +10,7 @@ import { Answer, Button, Card, Chip, Empty, PageHead } from '../../ui/parts.tsx'
 import { Confirm, tell, tellFailure } from '../../ui/popups.tsx';
 import { Table } from '../../ui/table.tsx';
 import { dimensionText, refreshMeters } from './meter.ts';
-import { NewMeter } from './new-meter.tsx';
+import { ChangeMeter, NewMeter } from './new-meter.tsx';
 
 /** Lists, creates and removes meters; the explorer shows their usage. */
 export function Meters() {
@@ -18,6 +18,7 @@ export function Meters() {
   const list = useQuery(api.meters.list.queryOptions());
   const [creating, setCreating] = useState(false);
   const [removing, setRemoving] = useState<Meter | null>(null);
+  const [editing, setEditing] = useState<Meter | null>(null);
   const isAdmin = who.may('admin');
   const remove = useMutation({
     mutationFn: ({ key, merchantId }: Meter) => client.meters.remove.mutate({ key, ...(merchantId && { merchantId }) }),
@@ -75,7 +76,11 @@ export function Meters() {
                         >
                           {name}
                         </Link>
-                        {name !== key && <small className="mono">{key}</small>}
+                        {name !== key && (
+                          <small className="mono" title={key}>
+                            {key}
+                          </small>
+                        )}
                       </span>
                     </span>
                   ),
@@ -106,15 +111,28 @@ export function Meters() {
                     meter.id === null ? (
                       <span className="muted">built in</span>
                     ) : (
-                      <Button
-                        kind="plain"
-                        small
-                        icon
-                        aria-label={`Remove ${meter.name}`}
-                        onClick={() => setRemoving(meter)}
-                      >
-                        <Trash2 size={15} aria-hidden="true" />
-                      </Button>
+                      (who.merchantId === null || who.merchantId === meter.merchantId) && (
+                        <>
+                          <Button
+                            kind="plain"
+                            small
+                            icon
+                            aria-label={`Change ${meter.name}`}
+                            onClick={() => setEditing(meter)}
+                          >
+                            <Pencil size={15} aria-hidden="true" />
+                          </Button>
+                          <Button
+                            kind="plain"
+                            small
+                            icon
+                            aria-label={`Remove ${meter.name}`}
+                            onClick={() => setRemoving(meter)}
+                          >
+                            <Trash2 size={15} aria-hidden="true" />
+                          </Button>
+                        </>
+                      )
                     ),
                 },
               ]}
@@ -123,6 +141,7 @@ export function Meters() {
         </Answer>
       </Card>
       {creating && <NewMeter bound={who.merchantId} onClose={() => setCreating(false)} />}
+      {editing && <ChangeMeter meter={editing} onClose={() => setEditing(null)} />}
       <Confirm
         open={removing !== null}
         onClose={() => setRemoving(null)}

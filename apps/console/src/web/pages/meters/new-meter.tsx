@@ -1,9 +1,9 @@
-import type { MeterAggregation } from '@tally/contracts';
+import type { Meter, MeterAggregation } from '@tally/contracts';
 import { useMutation } from '@tanstack/react-query';
 import { useState } from 'react';
 import { client } from '../../api.ts';
 import { Field } from '../../ui/field.tsx';
-import { Dialog, DialogForm, Select, tell } from '../../ui/popups.tsx';
+import { Dialog, DialogForm, Select, tell, useUnchanged } from '../../ui/popups.tsx';
 import { refreshMeters } from './meter.ts';
 
 const AGGREGATIONS: readonly { value: MeterAggregation; label: string; note: string }[] = [
@@ -146,6 +146,47 @@ export function NewMeter({ bound, onClose }: { bound: string | null; onClose: ()
             onChange={(merchantId) => change({ merchantId })}
           />
         )}
+      </DialogForm>
+    </Dialog>
+  );
+}
+
+/** Changes what a meter is called, and its unit; what it counts stays. */
+export function ChangeMeter({ meter, onClose }: { meter: Meter; onClose: () => void }) {
+  const before = { name: meter.name, unit: meter.unit ?? '' };
+  const [draft, setDraft] = useState(before);
+  const change = (next: Partial<typeof draft>) => setDraft({ ...draft, ...next });
+  const assertUnchanged = useUnchanged(before);
+  const save = useMutation({
+    mutationFn: async () => {
+      const id = { key: meter.key, ...(meter.merchantId && { merchantId: meter.merchantId }) };
+      const edited = (['name', 'unit'] as const).filter((field) => draft[field] !== before[field]);
+      const stored = await client.meters.get.query(id);
+      assertUnchanged({ name: stored.name, unit: stored.unit ?? '' }, edited);
+      return client.meters.update.mutate({
+        ...id,
+        ...(edited.includes('name') && { name: draft.name }),
+        ...(edited.includes('unit') && { unit: draft.unit || null }),
+      });
+    },
+    onSuccess: async ({ name }) => {
+      tell('Changed', name);
+      onClose();
+      await refreshMeters();
+    },
+  });
+  return (
+    <Dialog
+      open
+      onClose={onClose}
+      title={`Change ${meter.name}`}
+      text="What it counts stays: make another meter for something else."
+    >
+      <DialogForm save={save} action="Save" working="Saving…" onClose={onClose}>
+        <div className="form-row">
+          <Field label="Name" required maxLength={200} value={draft.name} onChange={(name) => change({ name })} />
+          <Field label="Unit" maxLength={50} value={draft.unit} onChange={(unit) => change({ unit })} />
+        </div>
       </DialogForm>
     </Dialog>
   );

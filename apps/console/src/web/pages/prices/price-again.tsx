@@ -8,7 +8,19 @@ import { add, compare, format, isZero, signed } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, countDays, dayText, type Range, rangeText, today } from '../../time.ts';
 import { Filters } from '../../ui/filters.tsx';
-import { Banner, Button, Card, CellName, Digits, Empty, Num, PageHead, padOf, SkeletonRows } from '../../ui/parts.tsx';
+import {
+  AdminsOnly,
+  Banner,
+  Button,
+  Card,
+  CellName,
+  Digits,
+  Empty,
+  Num,
+  PageHead,
+  padOf,
+  SkeletonRows,
+} from '../../ui/parts.tsx';
 import { Confirm, tellFailure } from '../../ui/popups.tsx';
 import { RangePicker } from '../../ui/range.tsx';
 import { LoadMore, numbers, Table, useParts } from '../../ui/table.tsx';
@@ -28,7 +40,7 @@ export function PriceAgain() {
   const who = useWho();
   const range = { startDate: search.from ?? addDays(today(), 1 - DAYS), endDate: search.to ?? today() };
   const question = { ...range, ...(search.merchants && { merchantIds: search.merchants }) };
-  if (!who.mayPlatform('admin')) return <Banner>Only admins of all merchants may price usage again.</Banner>;
+  if (!who.mayPlatform('admin')) return <AdminsOnly title="Price usage again" what="price usage again" />;
   const set = (next: Partial<typeof search>) =>
     void navigate({ search: (known) => ({ ...known, ...next }), replace: true });
   return (

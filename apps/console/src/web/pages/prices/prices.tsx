@@ -8,7 +8,7 @@ import { format } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, rangeText, today } from '../../time.ts';
 import { Field } from '../../ui/field.tsx';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead } from '../../ui/parts.tsx';
+import { AdminsOnly, Answer, Button, Card, Chip, Empty, Moment, Num, PageHead } from '../../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Select, tell, tellFailure } from '../../ui/popups.tsx';
 import { LoadMore, numbers, Table } from '../../ui/table.tsx';
 
@@ -52,8 +52,10 @@ export function Prices() {
     },
     onError: tellFailure,
   });
-  if (!isAdmin) return <Banner>Only admins of all merchants may see prices.</Banner>;
+  if (!isAdmin) return <AdminsOnly title="Prices" what="see prices" />;
   const rows = list.data?.pages.flatMap((page) => page.rows as Price[]);
+  // Before the first price, nothing waits for one.
+  const isPriced = list.data === undefined || list.data.pages.some(({ version }) => version !== '0');
   const set = (
     <Button kind="primary" onClick={() => setAdding({})}>
       <Plus size={16} aria-hidden="true" />
@@ -76,7 +78,7 @@ export function Prices() {
         {load}
         {set}
       </PageHead>
-      <Unpriced onPrice={(next) => setAdding(next)} />
+      {isPriced && <Unpriced onPrice={(next) => setAdding(next)} />}
       <Card
         title="Price list"
         note={list.data && `version ${list.data.pages[0]!.version}`}

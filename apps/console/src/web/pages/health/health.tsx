@@ -1,17 +1,17 @@
 import type { IdConflict } from '@tally/contracts';
 import { useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
-import { CircleCheck, RotateCcw, Scale } from 'lucide-react';
-import { api, client, messageOf } from '../api.ts';
-import { healthQuery, type ServiceHealth } from '../frame.tsx';
-import { kindOfMetric, labelOfMetric } from '../measures.ts';
-import { format } from '../quantity.ts';
-import { useWho } from '../session.tsx';
-import { addDays, dayText, rangeText, today } from '../time.ts';
-import { Explained } from '../ui/explained.tsx';
-import { Answer, Banner, Button, Card, Chip, Empty, Moment, Num, PageHead, Part, Skeleton } from '../ui/parts.tsx';
-import { tell, tellError, tellFailure } from '../ui/popups.tsx';
-import { LoadMore, Table } from '../ui/table.tsx';
+import { CircleCheck, RotateCcw } from 'lucide-react';
+import { api, client } from '../../api.ts';
+import { healthQuery, type ServiceHealth } from '../../frame.tsx';
+import { kindOfMetric, labelOfMetric } from '../../measures.ts';
+import { format } from '../../quantity.ts';
+import { useWho } from '../../session.tsx';
+import { addDays, dayText, rangeText, today } from '../../time.ts';
+import { Answer, Banner, Button, Card, Chip, Empty, Moment, PageHead, Skeleton } from '../../ui/parts.tsx';
+import { tell, tellError, tellFailure } from '../../ui/popups.tsx';
+import { LoadMore, Table } from '../../ui/table.tsx';
+import { Agreement } from './agreement.tsx';
 
 const ROLES: Record<string, string> = {
   'usage-ingest': 'accepts and counts usage',
@@ -19,7 +19,6 @@ const ROLES: Record<string, string> = {
   'metrics-engine': 'jobs, realtime and custom metrics',
   console: 'this page, and one address for all services',
 };
-const CHECKED_DAYS = 7;
 const CONFLICT_DAYS = 30;
 
 /** Shows the state of services and stores, whether all stored forms agree, and events that were not counted. */
@@ -81,108 +80,6 @@ const DURABILITY: Record<string, string> = {
   snapshot: 'Redis writes to disk now and then: a crash may lose minutes',
   none: 'Redis keeps nothing on disk: a crash may lose what is not counted yet',
 };
-
-function Agreement({ platform }: { platform: boolean }) {
-  const day = today();
-  const range = { startDate: addDays(day, 1 - CHECKED_DAYS), endDate: day };
-  const status = useQuery(api.flush.status.queryOptions(undefined, { enabled: platform, refetchInterval: 5_000 }));
-  const check = useQuery(api.reconcile.check.queryOptions(range, { enabled: false }));
-  return (
-    <Card
-      title="Do all stored forms agree?"
-      tools={
-        <Button small disabled={check.isFetching} onClick={() => void check.refetch()}>
-          <Scale size={14} aria-hidden="true" />
-          {check.isFetching ? 'Comparing…' : `Compare the last ${CHECKED_DAYS} days`}
-        </Button>
-      }
-      flush
-    >
-      {platform && (
-        <div className="card-body">
-          <dl className="facts">
-            <dt>Waiting to be counted</dt>
-            <dd className="num">
-              <Part query={status} width={80} height={14}>
-                {({ pendingKeys }) =>
-                  pendingKeys === null
-                    ? 'unknown: Redis does not answer'
-                    : `${format(String(pendingKeys), 'count')} merchants`
-                }
-              </Part>
-            </dd>
-            <dt>Oldest waiting event</dt>
-            <dd className="num">
-              <Part query={status} height={14}>
-                {({ lagMs }) =>
-                  lagMs === null ? 'unknown: Redis does not answer' : `${format(String(Math.round(lagMs)), 'count')} ms`
-                }
-              </Part>
-            </dd>
-            <dt>Last flush</dt>
-            <dd>
-              <Part query={status} height={14}>
-                {({ lastFlushAt }) => (lastFlushAt ? <Moment time={lastFlushAt} ago /> : 'none yet')}
-              </Part>
-            </dd>
-          </dl>
-        </div>
-      )}
-      {check.data &&
-        (check.data.balanced ? (
-          <Empty icon={CircleCheck} title="They agree">
-            {format(String(check.data.numbersChecked), 'count')} numbers of{' '}
-            {format(String(check.data.merchantsChecked), 'count')} merchants were compared over the journal, all rollups
-            and Redis.
-          </Empty>
-        ) : check.data.drift.length === 0 ? null : (
-          <Table
-            label="Differences"
-            rows={check.data.drift}
-            keyOf={(row) => `${row.merchantId} ${row.date} ${row.metricType}`}
-            columns={[
-              { title: 'Merchant', cell: ({ merchantId }) => merchantId },
-              { title: 'Day', cell: ({ date }) => dayText(date) },
-              { title: 'Metric', cell: ({ metricType }) => labelOfMetric(metricType) },
-              {
-                title: 'Journal',
-                right: true,
-                cell: ({ journal, metricType, date, merchantId }) => (
-                  <Explained
-                    value={journal}
-                    kind={kindOfMetric(metricType)}
-                    metric={metricType}
-                    range={{ startDate: date, endDate: date }}
-                    filters={{ merchants: [merchantId] }}
-                  />
-                ),
-              },
-              {
-                title: 'Differs by',
-                right: true,
-                cell: ({ drift, metricType }) => <Num value={drift} kind={kindOfMetric(metricType)} />,
-              },
-            ]}
-          />
-        ))}
-      {check.data && check.data.meters.length > 0 && (
-        <Table
-          label="Meters that differ"
-          rows={check.data.meters}
-          keyOf={(row) => `${row.meter} ${row.merchantId} ${row.date} ${row.rollup}`}
-          columns={[
-            { title: 'Merchant', cell: ({ merchantId }) => merchantId },
-            { title: 'Day', cell: ({ date }) => dayText(date) },
-            { title: 'Meter', cell: ({ meter }) => meter },
-            { title: 'Rollup', cell: ({ rollup }) => rollup },
-            { title: 'Rows that differ', right: true, cell: ({ rows }) => <Num value={String(rows)} kind="count" /> },
-          ]}
-        />
-      )}
-      {check.error && <Empty title={messageOf(check.error)} />}
-    </Card>
-  );
-}
 
 function DeadLetters() {
   const list = useQuery(api.deadLetters.list.queryOptions({}));
