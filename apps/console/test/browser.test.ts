@@ -361,6 +361,7 @@ describe('the explorer', () => {
       expect(add(...numbers)).toBe(totals.requests);
       await page.getByText('As a table').click();
       const inTable = page.getByRole('group', { name: /as a table$/ }).getByRole('row', { name });
+      await inTable.waitFor();
       expect(add(...(await inTable.locator('td .num').allInnerTexts()).map(parseFormatted))).toBe(totals.requests);
       expect(await page.evaluate('[window.draws, window.canvas === document.querySelector(".chart canvas")]')).toEqual([
         0,
