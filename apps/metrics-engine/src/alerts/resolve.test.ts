@@ -1,6 +1,7 @@
 import { createSocket, type Socket } from 'node:dgram';
 import { Resolver } from 'node:dns/promises';
 import { once } from 'node:events';
+import { until } from '@tally/testkit';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createResolve } from './resolve.ts';
 
@@ -31,17 +32,38 @@ const AAAA = 28;
 const NO_ADDRESS = 0x8180;
 const NO_SUCH_NAME = 0x8183;
 
-/** Resolves a name; the system answers with the name and nothing else. */
-const resolved = (hostname: string) =>
-  new Promise((resolve) => {
-    const system = createResolve((name, _, callback) => callback(null, [{ address: name, family: 4 }]), resolver);
-    system(hostname, { all: true }, (error, addresses) => resolve(error ? error.code : addresses[0]!.address));
-  });
+/** Returns what resolves names, and the names that the system was asked for. It answers with the name at `answer`. */
+function setUp() {
+  const waiting = new Map<string, () => void>();
+  const answersAtOnce = { is: true };
+  const system = createResolve((name, _, callback) => {
+    const answer = () => callback(null, [{ address: name, family: 4 }]);
+    if (answersAtOnce.is) answer();
+    else waiting.set(name, answer);
+  }, resolver);
+  const resolved = (hostname: string) =>
+    new Promise((resolve) => {
+      system(hostname, { all: true }, (error, addresses) => resolve(error ? error.code : addresses[0]!.address));
+    });
+  return { resolved, waiting, answersAtOnce };
+}
 
-test.each(['known.example', 'unknown.example', '127.0.0.1', '::1'])('%s is resolved by the system', async (name) => {
-  expect(await resolved(name)).toBe(name);
-});
+test.each(['known.example', 'unknown.example', '127.0.0.1', '::1', 'silent.example', 'half.example'])(
+  '%s is resolved by the system',
+  async (name) => {
+    expect(await setUp().resolved(name)).toBe(name);
+  },
+);
 
-test.each(['silent.example', 'half.example'])('the system is not asked for %s, which gets no answer', async (name) => {
-  expect(await resolved(name)).toBe('ETIMEOUT');
+test('while the system looks for a name without an answer, it is asked for others only if they have one', async () => {
+  const { resolved, waiting, answersAtOnce } = setUp();
+  answersAtOnce.is = false;
+  const first = resolved('silent.example');
+  await until('the system to be asked', () => waiting.has('silent.example'));
+  answersAtOnce.is = true;
+  expect(await resolved('known.example')).toBe('known.example');
+  expect(await resolved('half.example')).toBe('ETIMEOUT');
+  waiting.get('silent.example')!();
+  expect(await first).toBe('silent.example');
+  expect(await resolved('half.example')).toBe('half.example');
 });
