@@ -18,11 +18,19 @@ type Scope = {
   teams?: Names;
 };
 
-const isFiltered = ({ userIds, apiKeys, models, providers, teams }: Scope): boolean =>
-  [userIds, apiKeys, models, providers, teams].some((names) => names && names.length > 0);
-
-/** Stands for all teams: an answer by team lacks usage of a team that is counted under `(other)`. */
-const ANY_TEAM = ['any'];
+/** Returns the dimensions whose values an answer names: values beyond their limit are not in rollups under their name. */
+function dimensionsOf({ userIds, apiKeys, models, providers, teams }: Scope, groupings: readonly Grouping[]) {
+  const named = (names: Names) => names !== undefined && names.length > 0;
+  // A team is found by the user and the key of a row.
+  const byTeam = named(teams) || groupings.includes('team');
+  const isNamed = {
+    user_id: byTeam || named(userIds),
+    api_key: byTeam || named(apiKeys),
+    model: named(models),
+    provider: named(providers),
+  };
+  return (Object.keys(isNamed) as (keyof typeof isNamed)[]).filter((name) => isNamed[name]);
+}
 
 export type Freshness = {
   /**
@@ -61,28 +69,19 @@ export function createFreshness({
     return answer;
   }, gather);
 
-  /** A filter names values; values beyond the limit are not in rollups under their name. */
-  const overflowOf = coalesceBy(async ({ startDate, endDate, merchantIds, ...filters }: Scope) => {
-    const lists = {
-      // A team is found by the user and the key of a row.
-      user_id: filters.userIds?.length ? filters.userIds : filters.teams,
-      api_key: filters.apiKeys?.length ? filters.apiKeys : filters.teams,
-      model: filters.models,
-      provider: filters.providers,
-    };
-    const dimensions = (Object.keys(lists) as (keyof typeof lists)[]).filter((name) => lists[name]?.length);
-    const found = await overflowed({ startDate, endDate, merchantIds, dimensions });
-    return found ? { overflow: true as const } : {};
-  });
+  const overflowOf = coalesceBy(async (asked: Parameters<typeof overflowed>[0]) =>
+    (await overflowed(asked)) ? { overflow: true as const } : {},
+  );
 
   return {
     async cover(scope, groupings = []) {
       const { startDate, endDate, merchantIds } = scope;
       const today = dayOf(now());
       const dataSource = endDate < today ? 'cache' : startDate >= today ? 'live' : 'mixed';
-      const named = groupings.includes('team') && !scope.teams?.length ? { ...scope, teams: ANY_TEAM } : scope;
+      const dimensions = dimensionsOf(scope, groupings);
       // After the flush, which may be what exceeds a limit.
-      const overflow = async () => (isFiltered(named) ? overflowOf(named) : {});
+      const overflow = async () =>
+        dimensions.length > 0 ? overflowOf({ startDate, endDate, merchantIds, dimensions }) : {};
       try {
         const { complete, asOf } = await drain(merchantIds);
         return { dataSource, asOf, complete, ...(await overflow()) };

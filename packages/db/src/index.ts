@@ -39,6 +39,7 @@ export { type Db, openDb } from './open-db.ts';
 export type { DueDelivery } from './registries/alerts-store.ts';
 export type { BillDay, BillLine, BillsStore, KnownBill, NewBill, SummedBillLine } from './registries/bills-store.ts';
 export {
+  ActiveBudget,
   type BudgetPeriod,
   type BudgetSpend,
   type NewBudget,

@@ -1,5 +1,6 @@
 import { Budget, EVENT_TYPE_PROPERTY } from '@tally/contracts';
 import {
+  ActiveBudget,
   type BudgetMeter,
   type BudgetPeriod,
   type BudgetRow,
@@ -44,37 +45,12 @@ const PeriodKind = Budget.shape.period;
 const Stored = z.object({
   version: z.string(),
   budgets: z.array(
-    z.object({
-      id: z.string(),
-      name: z.string(),
-      merchantId: z.string(),
-      team: z.string().default(''),
-      userId: z.string(),
-      apiKey: z.string(),
-      model: z.string(),
-      measure: z.enum(['cost', 'requests', 'tokens', 'meter']),
-      meter: z
-        .object({
-          key: z.string(),
-          unit: z.string().nullable(),
-          scale: z.number(),
-          aggregation: z.enum(['SUM', 'COUNT']),
-          metricType: z.string().nullable(),
-          valueProperty: z.string().nullable(),
-          eventType: z.string().nullable(),
-          filters: z.record(z.string(), z.array(z.string())),
-        })
-        .nullable()
-        .default(null),
-      limit: z.string(),
-      period: PeriodKind,
-      timeZone: z.string(),
-      enforcement: z.enum(['soft', 'hard']),
-      whenUnavailable: z.enum(['allow', 'refuse']),
-      thresholds: z.array(z.number()),
+    ActiveBudget.extend({
+      // A copy of an earlier release may lack these.
+      team: ActiveBudget.shape.team.default(''),
+      meter: ActiveBudget.shape.meter.default(null),
       thresholdsSince: z.coerce.date().default(new Date(0)),
       createdAt: z.coerce.date(),
-      createdBy: z.string(),
       removedAt: z.coerce.date().nullable(),
     }),
   ),

@@ -302,7 +302,6 @@ added_to_usage_priced as (
 )
 select
   coalesce((select json_agg(id) from inserted), '[]') as inserted,
-  (select count(*) from late) as late,
   (select count from told) as told`;
 
 export const statements = {

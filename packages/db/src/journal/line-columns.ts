@@ -23,13 +23,7 @@ const ESCAPED = /["\\]/g;
  * the dimensions of each line that rollups count under `(other)`, one bit each.
  */
 export function columnsOf(lines: readonly LineToAppend[], folded?: Uint8Array): string[] {
-  const texts = (of: (line: LineToAppend) => string | undefined) => arrayOf(lines, of, quoted);
-  const plain = (of: (line: LineToAppend) => string | undefined) => arrayOf(lines, of, (text) => text);
-  const json = (of: (line: LineToAppend) => object | undefined) =>
-    texts((line) => {
-      const value = of(line);
-      return value && JSON.stringify(value);
-    });
+  const { plain, texts, json } = writersOf(lines);
   return [
     plain((line) => line.date),
     texts((line) => line.merchant_id),
@@ -49,14 +43,13 @@ export function columnsOf(lines: readonly LineToAppend[], folded?: Uint8Array): 
 
 /** The columns of adjustments, in the order of the parameters of `adjust.sql` after its single values. */
 export function columnsOfAdjustments(rows: readonly AdjustmentToRecord[], folded?: Uint8Array): string[] {
-  const texts = (of: (row: AdjustmentToRecord) => string | undefined) => arrayOf(rows, of, quoted);
-  const plain = (of: (row: AdjustmentToRecord) => string | undefined) => arrayOf(rows, of, (text) => text);
+  const { plain, texts, json } = writersOf(rows);
   return [
     texts((row) => row.id),
     plain((row) => row.date),
     ...DIMENSIONS.map((name) => texts((row) => row[name])),
     ...MEASURES.map((name) => plain((row) => row.measures[name]?.toString())),
-    texts((row) => row.metrics && JSON.stringify(row.metrics)),
+    json((row) => row.metrics),
     folded ? `{${folded.join(',')}}` : '{}',
     plain((row) => row.reratedSize?.toString()),
   ];
@@ -64,6 +57,18 @@ export function columnsOfAdjustments(rows: readonly AdjustmentToRecord[], folded
 
 /** Writes texts as an array literal. */
 export const textArray = (texts: readonly string[]): string => `{${texts.map(quoted).join(',')}}`;
+
+/** Returns what writes a column of some lines: of values that need no quotes, of texts, and of objects as JSON. */
+function writersOf<Line>(lines: readonly Line[]) {
+  const plain = (of: (line: Line) => string | undefined) => arrayOf(lines, of, (text) => text);
+  const texts = (of: (line: Line) => string | undefined) => arrayOf(lines, of, quoted);
+  const json = (of: (line: Line) => object | undefined) =>
+    texts((line) => {
+      const value = of(line);
+      return value && JSON.stringify(value);
+    });
+  return { plain, texts, json };
+}
 
 function arrayOf<Line>(
   lines: readonly Line[],

@@ -96,7 +96,8 @@ const PositionsRow = z.object({ positions: z.string() });
 const IdRow = z.object({ id: z.string() });
 const VersionRow = z.object({ version: z.string() });
 const TooManyRow = z.object({ too_many: z.boolean() });
-const ActiveRow = z.object({
+/** An active budget, as Postgres has it. */
+export const ActiveBudget = z.object({
   id: z.string(),
   name: z.string(),
   merchantId: z.string(),
@@ -215,7 +216,7 @@ export function createBudgetsStore(
       dataSource.transaction('REPEATABLE READ', async (manager) => {
         const version = await versionOf(manager);
         const rows = (await manager.query(sql('budgets/active'))) as unknown[];
-        return { version, budgets: await parsed(rows, ActiveRow) };
+        return { version, budgets: await parsed(rows, ActiveBudget) };
       }),
     members: async () =>
       parsed((await dataSource.query(sql('budgets/team-members'), [MAX_TEAM_MEMBERS])) as unknown[], TeamMember),

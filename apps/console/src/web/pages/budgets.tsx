@@ -1,7 +1,7 @@
 import type { Budget, BudgetFields, BudgetStatus } from '@tally/contracts';
 import { keepPreviousData, useInfiniteQuery, useMutation, useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
-import { Pencil, Plus, Trash2, Wallet } from 'lucide-react';
+import { Plus, Wallet } from 'lucide-react';
 import { useState } from 'react';
 import { client, queryClient } from '../api.ts';
 import { format, type Kind } from '../quantity.ts';
@@ -10,7 +10,7 @@ import { timeText } from '../time.ts';
 import { Field, SearchBox } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Num, PageHead, Skeleton } from '../ui/parts.tsx';
 import { Confirm, Dialog, DialogForm, Select, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
-import { LoadMore, Table } from '../ui/table.tsx';
+import { LoadMore, RowActions, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
 /** The most of one call. */
@@ -149,26 +149,11 @@ export function Budgets() {
                     untitled: true,
                     right: true,
                     cell: (budget) => (
-                      <>
-                        <Button
-                          kind="plain"
-                          small
-                          icon
-                          aria-label={`Change ${budget.name}`}
-                          onClick={() => setEditing(budget)}
-                        >
-                          <Pencil size={15} aria-hidden="true" />
-                        </Button>
-                        <Button
-                          kind="plain"
-                          small
-                          icon
-                          aria-label={`Remove ${budget.name}`}
-                          onClick={() => setRemoving(budget)}
-                        >
-                          <Trash2 size={15} aria-hidden="true" />
-                        </Button>
-                      </>
+                      <RowActions
+                        name={budget.name}
+                        onChange={() => setEditing(budget)}
+                        onRemove={() => setRemoving(budget)}
+                      />
                     ),
                   },
                 ]}

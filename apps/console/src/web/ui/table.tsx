@@ -1,4 +1,4 @@
-import { ArrowDown, ArrowUp } from 'lucide-react';
+import { ArrowDown, ArrowUp, Pencil, Trash2 } from 'lucide-react';
 import { type ReactNode, useState } from 'react';
 import type { Kind } from '../quantity.ts';
 import { Button, Num, padOf } from './parts.tsx';
@@ -107,6 +107,26 @@ function Cell<Row>({ as: Tag, column, row }: { as: 'th' | 'td'; column: Column<R
 
 /** The letters that fit into every cell. */
 const SHORT = 20;
+
+/** The buttons that change and remove what a row shows. */
+export const RowActions = ({
+  name,
+  onChange,
+  onRemove,
+}: {
+  name: string;
+  onChange: () => void;
+  onRemove: () => void;
+}) => (
+  <>
+    <Button kind="plain" small icon aria-label={`Change ${name}`} onClick={onChange}>
+      <Pencil size={15} aria-hidden="true" />
+    </Button>
+    <Button kind="plain" small icon aria-label={`Remove ${name}`} onClick={onRemove}>
+      <Trash2 size={15} aria-hidden="true" />
+    </Button>
+  </>
+);
 
 const idOf = ({ id, title }: Column<never>): string => id ?? title;
 

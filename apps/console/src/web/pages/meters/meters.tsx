@@ -1,14 +1,14 @@
 import type { Meter } from '@tally/contracts';
 import { useMutation, useQuery } from '@tanstack/react-query';
 import { Link } from '@tanstack/react-router';
-import { Gauge, Pencil, Plus, Trash2 } from 'lucide-react';
+import { Gauge, Plus } from 'lucide-react';
 import { useState } from 'react';
 import { api, client } from '../../api.ts';
 import { measureOfMetric } from '../../measures.ts';
 import { useWho } from '../../session.tsx';
 import { Answer, Button, Card, Chip, Empty, PageHead } from '../../ui/parts.tsx';
 import { Confirm, tell, tellFailure } from '../../ui/popups.tsx';
-import { Table } from '../../ui/table.tsx';
+import { RowActions, Table } from '../../ui/table.tsx';
 import { dimensionText, refreshMeters } from './meter.ts';
 import { ChangeMeter, NewMeter } from './new-meter.tsx';
 
@@ -112,26 +112,11 @@ export function Meters() {
                       <span className="muted">built in</span>
                     ) : (
                       (who.merchantId === null || who.merchantId === meter.merchantId) && (
-                        <>
-                          <Button
-                            kind="plain"
-                            small
-                            icon
-                            aria-label={`Change ${meter.name}`}
-                            onClick={() => setEditing(meter)}
-                          >
-                            <Pencil size={15} aria-hidden="true" />
-                          </Button>
-                          <Button
-                            kind="plain"
-                            small
-                            icon
-                            aria-label={`Remove ${meter.name}`}
-                            onClick={() => setRemoving(meter)}
-                          >
-                            <Trash2 size={15} aria-hidden="true" />
-                          </Button>
-                        </>
+                        <RowActions
+                          name={meter.name}
+                          onChange={() => setEditing(meter)}
+                          onRemove={() => setRemoving(meter)}
+                        />
                       )
                     ),
                 },
