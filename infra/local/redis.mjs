@@ -69,7 +69,14 @@ function configuration({ folder, port, password, durable }) {
     'maxmemory-policy noeviction',
     'maxmemory 2gb',
     ...(durable
-      ? ['appendonly yes', 'appendfsync always', 'no-appendfsync-on-rewrite no', 'databases 16']
+      ? [
+          'appendonly yes',
+          'appendfsync always',
+          'no-appendfsync-on-rewrite no',
+          // With the default of 64 MB, a busy Redis compacts its log every few seconds, and calls wait for each time.
+          'auto-aof-rewrite-min-size 256mb',
+          'databases 16',
+        ]
       : ['appendonly no', 'databases 10000']),
   ].join('\n')}\n`;
 }
