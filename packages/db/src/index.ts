@@ -36,7 +36,7 @@ export {
 export { type StoredMeter, unknownMeter } from './meters/registry-store.ts';
 export { bucketOf, quantilesOf, RELATIVE_ERROR } from './meters/sketch.ts';
 export { type Db, openDb } from './open-db.ts';
-export type { DueDelivery } from './registries/alerts-store.ts';
+export type { DeliveryOutcome, DueDelivery } from './registries/alerts-store.ts';
 export type { BillDay, BillLine, BillsStore, KnownBill, NewBill, SummedBillLine } from './registries/bills-store.ts';
 export {
   ActiveBudget,

@@ -1,3 +1,4 @@
+import { lookup } from 'node:dns';
 import { EventEmitter, once } from 'node:events';
 import { createServer, type Server, type ServerResponse } from 'node:http';
 import { type AddressInfo, connect } from 'node:net';
@@ -274,6 +275,45 @@ describe('a webhook', () => {
     slow.close();
   });
 
+  test('records outcomes of messages that end together by one statement at a time', async () => {
+    await stores.client.query('delete from webhook_deliveries');
+    const held: ServerResponse[] = [];
+    const slow = createServer((_, response) => void held.push(response)).listen(0, '127.0.0.1');
+    await once(slow, 'listening');
+    const { port } = slow.address() as AddressInfo;
+    for (let n = 0; n < 20; n++) {
+      const { id } = await one.engine.webhooks.create.mutate({ url: `http://127.0.0.1:${port}/${n}` });
+      for (let m = 0; m < 5; m++) await one.engine.webhooks.test.mutate({ id });
+    }
+    let [inProgress, most] = [0, 0];
+    const deliver = createDeliver({
+      store: {
+        take: stores.db.alerts.take,
+        async ended(outcomes) {
+          most = Math.max(most, ++inProgress);
+          await stores.db.alerts.ended(outcomes);
+          inProgress--;
+        },
+      },
+      ...{ allowPrivate: true, resolve: lookup, now: () => clock.now },
+      onError(error) {
+        throw error;
+      },
+    });
+    const run = deliver.run();
+    await until('all messages to arrive', async () => held.length === 100);
+    for (const response of held) response.end();
+    expect(await run).toBe(100);
+    expect(most).toBe(1);
+    const { rows } = await stores.client.query(
+      'select status, attempts, count(*)::int, count(ended_at)::int as ended from webhook_deliveries group by 1, 2',
+    );
+    expect(rows).toEqual([{ status: 'delivered', attempts: 1, count: 100, ended: 100 }]);
+    await deliver.close();
+    slow.closeAllConnections();
+    slow.close();
+  });
+
   test('verifies with the old or the new secret, whenever the secret is rotated', async () => {
     const webhook = await one.engine.webhooks.create.mutate({ url });
     for (let n = 0; n < 40; n++) await one.engine.webhooks.test.mutate({ id: webhook.id });
@@ -300,8 +340,8 @@ describe('a webhook', () => {
     });
     await one.engine.webhooks.replay.mutate({ id });
     // The answer to the first attempt comes only now.
-    const outcome = { status: 'failed', nextAt: now, lastStatus: 410, lastError: 'HTTP 410', now } as const;
-    await stores.db.alerts.ended(taken!, outcome);
+    const outcome = { status: 'failed', nextAt: now, lastStatus: 410, lastError: 'HTTP 410', at: now } as const;
+    await stores.db.alerts.ended([{ ...outcome, id: taken!.id, takenUntil: taken!.taken_until }]);
     expect(await one.deliver.run()).toBe(1);
     const { rows } = await one.engine.webhooks.deliveries.query({ webhookId: webhook.id });
     expect(rows).toMatchObject([{ id, status: 'delivered', attempts: 1, lastStatus: 204 }]);

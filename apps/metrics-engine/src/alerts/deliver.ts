@@ -1,6 +1,6 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import type { Db, DueDelivery } from '@tally/db';
-import { type Loop, startLoop } from '@tally/service';
+import type { Db, DeliveryOutcome, DueDelivery } from '@tally/db';
+import { coalesce, type Loop, startLoop } from '@tally/service';
 import type { Agent, request } from 'undici';
 import { assertPublicHost, lookupAny, lookupPublic, type Resolve } from './address-guard.ts';
 import { signedHeaders } from './signature.ts';
@@ -50,6 +50,14 @@ export function createDeliver(options: {
   /** Each ends when all messages of a webhook that were taken together have ended. */
   const batches = new Set<Promise<void>>();
 
+  /** Outcomes to record, one statement at a time: hundreds may time out together and would take all connections. */
+  let outcomes: DeliveryOutcome[] = [];
+  const record = coalesce(async () => {
+    const ended = outcomes;
+    outcomes = [];
+    if (ended.length > 0) await store.ended(ended);
+  });
+
   /** Sends one message; returns the status, or why there is none. */
   async function send(delivery: DueDelivery): Promise<{ status: number } | { error: string }> {
     try {
@@ -85,13 +93,12 @@ export function createDeliver(options: {
     const pause = PAUSES_MS[Math.min(delivery.attempts, PAUSES_MS.length) - 1]!;
     const nextAt = new Date(at + pause);
     const isOver = delivery.removed || lastStatus === GONE || nextAt > delivery.give_up_at;
-    await store.ended(delivery, {
+    outcomes.push({
+      ...{ id: delivery.id, takenUntil: delivery.taken_until, nextAt, lastStatus, at: new Date(at) },
       status: isDelivered ? 'delivered' : isOver ? 'failed' : 'pending',
-      nextAt,
-      lastStatus,
       lastError: 'error' in outcome ? outcome.error : isDelivered ? null : `HTTP ${lastStatus}`,
-      now: new Date(at),
     });
+    await record();
   }
 
   function leave(webhookId: string): void {

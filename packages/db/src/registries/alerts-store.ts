@@ -20,6 +20,17 @@ export type Firing = {
 
 export type DueDelivery = z.output<typeof DueRow>;
 
+/** How an attempt ended. `takenUntil` is that of the delivery as it was taken. */
+export type DeliveryOutcome = {
+  id: string;
+  takenUntil: Date;
+  status: WebhookDelivery['status'];
+  nextAt: Date;
+  lastStatus: number | null;
+  lastError: string | null;
+  at: Date;
+};
+
 export type AlertsStore = {
   webhooks(): Promise<WebhookRow[]>;
   /** Throws CARDINALITY_LIMIT beyond MAX_WEBHOOKS. */
@@ -53,17 +64,8 @@ export type AlertsStore = {
     each: number;
     inProgress: ReadonlyMap<string, number>;
   }): Promise<DueDelivery[]>;
-  /** Records the outcome of an attempt; does nothing if the delivery was taken or replayed again since. */
-  ended(
-    delivery: Pick<DueDelivery, 'id' | 'taken_until'>,
-    end: {
-      status: WebhookDelivery['status'];
-      nextAt: Date;
-      lastStatus: number | null;
-      lastError: string | null;
-      now: Date;
-    },
-  ): Promise<void>;
+  /** Records outcomes in one statement; leaves out deliveries that were taken or replayed again since. */
+  ended(outcomes: readonly DeliveryOutcome[]): Promise<void>;
   deliveries(page: {
     webhookId: string | undefined;
     status: string | undefined;
@@ -205,8 +207,11 @@ export function createAlertsStore(dataSource: DataSource): AlertsStore {
       const [rows] = (await dataSource.query(sql('take-deliveries'), values)) as [unknown[], number];
       return rows.map((row) => DueRow.parse(row));
     },
-    async ended({ id, taken_until }, { status, nextAt, lastStatus, lastError, now }) {
-      await dataSource.query(sql('end-attempt'), [id, status, nextAt, lastStatus, lastError, now, taken_until]);
+    async ended(outcomes) {
+      const columns = (['id', 'takenUntil', 'status', 'nextAt', 'lastStatus', 'lastError', 'at'] as const).map((name) =>
+        outcomes.map((outcome) => outcome[name]),
+      );
+      await dataSource.query(sql('end-attempts'), columns);
     },
     deliveries: ({ webhookId, status, after, limit }) =>
       runSql(dataSource, 'list-deliveries', [webhookId ?? null, status ?? null, after ?? null, limit], DeliveryRow),
