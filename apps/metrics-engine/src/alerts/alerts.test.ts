@@ -7,7 +7,6 @@ import { until } from '@tally/testkit';
 import { Webhook } from 'standardwebhooks';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
-import type { Custom } from '../custom/custom.ts';
 import { isPublic, lookupPublic, type Resolve } from './address-guard.ts';
 import { compare, createAlerts } from './alerts.ts';
 import { createDeliver, reasonOf } from './deliver.ts';
@@ -62,14 +61,15 @@ const notAsked = () => Promise.reject(new Error('not asked for'));
 
 /** The alerts of a process that has just started. `flushed` gets the merchants whose usage it flushes. */
 const newAlerts = (
-  custom: Parameters<typeof createAlerts>[0]['custom'] = { calculate: notAsked, get: notAsked },
+  custom: Parameters<typeof createAlerts>[0]['custom'] = { measure: notAsked, get: notAsked },
   flushed: (string | null)[] = [],
+  isComplete: (merchantId: string | null) => boolean = () => true,
 ) =>
   createAlerts({
     ...{ db: stores.db, custom, now: () => clock.now },
     async drain(merchantId) {
       flushed.push(merchantId);
-      return { complete: true, asOf: null };
+      return { complete: isComplete(merchantId), asOf: null };
     },
     onError(error) {
       throw error;
@@ -509,12 +509,12 @@ describe('an alert', () => {
       visibility: 'ORGANIZATION',
     });
     await one.engine.alerts.create.mutate({ name: 'slow', on: 'custom', target: metric.id, condition: { above: '1' } });
-    const calculate = async () => {
+    const measure = async () => {
       slow.emit('asked');
       await answered;
-      return { value: null } as Awaited<ReturnType<Custom['calculate']>>;
+      return null;
     };
-    const loop = newAlerts({ calculate, get: notAsked }).start();
+    const loop = newAlerts({ measure, get: notAsked }).start();
     try {
       await asked;
       const id = await budgetOf('10000000000', { thresholds: [100] });
@@ -601,6 +601,17 @@ describe('an alert', () => {
     expect((await one.engine.alerts.history.query()).rows.filter(({ text }) => text.includes(silent))).toHaveLength(1);
   });
 
+  test('of many meters flush all usage once, and that of each merchant only where that left out some', async () => {
+    for (const target of ['one-co/cost', 'two-co/requests', 'three-co/requests'])
+      await one.engine.alerts.create.mutate({ name: target, on: 'meter', target, condition: { above: '1' } });
+    const flushed: (string | null)[] = [];
+    await newAlerts(undefined, flushed).run();
+    expect(flushed).toEqual([null]);
+    await newAlerts(undefined, flushed, (merchantId) => merchantId !== null).run();
+    expect(flushed.slice(1, 2)).toEqual([null]);
+    expect(flushed.slice(2).sort()).toEqual(['one-co', 'three-co', 'two-co']);
+  });
+
   test('of silence waits for no custom metric', async () => {
     const metric = await one.engine.custom.create.mutate({
       ...{ name: 'endless', metricType: 'COUNT', dataSource: 'usage', calculationFormula: 'COUNT(*)' },
@@ -620,8 +631,8 @@ describe('an alert', () => {
     const answered = new Promise<void>((resolve) => {
       answer = resolve;
     });
-    const calculate = () => answered.then(notAsked);
-    const loops = newAlerts({ calculate, get: notAsked }).start();
+    const measure = () => answered.then(notAsked);
+    const loops = newAlerts({ measure, get: notAsked }).start();
     await until('the rule on silence to fire', async () => {
       return (await one.engine.alerts.history.query({ rule: id })).rows.length;
     });
@@ -851,6 +862,9 @@ describe('an alert', () => {
     await Promise.all([one.alerts.run(), other.alerts.run()]);
     const { rows } = await one.engine.alerts.history.query({ rule: rule.id });
     expect(rows).toMatchObject([{ event: 'alert.fired', threshold: '4.5' }]);
+    // Its checks, one a minute, would hide who changed and computed it.
+    const trail = await one.engine.custom.audit.query({ id: metric.id });
+    expect(trail.rows.map(({ action }) => action)).toEqual(['create']);
   });
 
   test('stays removed, whoever changes it meanwhile', async () => {

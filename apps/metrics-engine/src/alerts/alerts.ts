@@ -60,7 +60,7 @@ export type Alerts = ReturnType<typeof createAlerts>;
 /** Alert rules: checked by every engine, fired by whichever comes first, once per period and threshold. */
 export function createAlerts(options: {
   db: Pick<Db, 'alerts' | 'budgets' | 'meters' | 'sources' | 'checks' | 'usage'>;
-  custom: Pick<Custom, 'calculate' | 'get'>;
+  custom: Pick<Custom, 'measure' | 'get'>;
   drain: Drain;
   now: () => number;
   onError(error: unknown): void;
@@ -143,10 +143,13 @@ export function createAlerts(options: {
     await db.alerts.fire({ rule, periodStart, threshold, event, data: { value, text }, body, at, webhookIds });
   }
 
-  async function measure(rule: AlertRow, { budgets, spends, at }: Spending): Promise<Measured | undefined> {
+  async function measure(
+    rule: AlertRow,
+    { budgets, spends, at, flush = drain }: Spending & { flush?: Drain },
+  ): Promise<Measured | undefined> {
     const { above, forecastAbove, percentOf: ofLimit } = rule.condition;
     if (rule.on === 'silence') {
-      const { complete } = await drain(rule.target);
+      const { complete } = await flush(rule.target);
       const last = await db.alerts.lastEventAt(rule.target);
       // If not everything is flushed, there may be newer events.
       return complete && last !== undefined ? silenceOf(rule, last, at) : undefined;
@@ -189,23 +192,18 @@ export function createAlerts(options: {
       };
     }
     if (rule.on === 'meter') {
-      const value = await valueOfMeter(rule.target, day);
+      const value = await valueOfMeter(rule.target, day, flush);
       return value === undefined ? undefined : comparedTo(rule, value, day);
     }
-    const { value } = await custom.calculate(VIEWER, {
-      id: rule.target,
-      startDate: day,
-      endDate: day,
-      merchantId: null,
-    });
+    const value = await custom.measure(VIEWER, { id: rule.target, startDate: day, endDate: day, merchantId: null });
     return comparedTo(rule, value, day);
   }
 
   /** Reads the value of a meter on a UTC day; undefined where the meter is gone, or not all is flushed. */
-  async function valueOfMeter(target: string, day: Day): Promise<string | null | undefined> {
+  async function valueOfMeter(target: string, day: Day, flush: Drain): Promise<string | null | undefined> {
     const { meter, merchantId, key } = await meterOf(target);
     if (!meter && !isBuiltIn(key)) return undefined;
-    const { complete } = await drain(merchantId);
+    const { complete } = await flush(merchantId);
     if (!complete) return undefined;
     if (!meter) {
       const metricTypes = key === TOTAL_TOKENS ? ['prompt_tokens', 'completion_tokens'] : [key];
@@ -232,8 +230,8 @@ export function createAlerts(options: {
   }
 
   /** Checks one rule; `open` has those that fired and did not end. */
-  async function check(rule: AlertRow, open: ReadonlySet<string>): Promise<void> {
-    const spent = { ...NO_BUDGETS, at: now() };
+  async function check(rule: AlertRow, open: ReadonlySet<string>, flush: Drain): Promise<void> {
+    const spent = { ...NO_BUDGETS, at: now(), flush };
     const measured = await measure(rule, spent);
     if (!measured) return;
     await lookBack(rule, spent, measured.periodStart);
@@ -269,7 +267,16 @@ export function createAlerts(options: {
       if (measured.fires) silent.push({ rule, measured });
       else await end(rule, measured, open);
     });
-    await eachOf(await unfired(silent), ({ own }) => check(own, open));
+    const fresh = await unfired(silent);
+    const flush = await flushFor(fresh);
+    await eachOf(fresh, ({ own }) => check(own, open, flush));
+  }
+
+  /** Flushes once for many rules. Each flushes its own merchant where that left out any, or there is one rule. */
+  async function flushFor(rules: readonly unknown[]): Promise<Drain> {
+    if (rules.length < 2) return drain;
+    const all = await drain(null);
+    return all.complete ? async () => all : drain;
   }
 
   /** Does work for each item, some at once; what fails for one does not stop the others. */
@@ -291,7 +298,7 @@ export function createAlerts(options: {
   };
 
   /** Fires for the period before, once: it may have passed its limit after its last check, or while no engine ran. */
-  async function lookBack(rule: AlertRow, spent: Spending, period: number): Promise<void> {
+  async function lookBack(rule: AlertRow, spent: Spending & { flush?: Drain }, period: number): Promise<void> {
     const { above, percentOf: ofLimit } = rule.condition;
     const limitSince = ofLimit && spent.budgets.get(rule.target)?.thresholdsSince;
     if (above === undefined || Math.max(Number(rule.createdAt), Number(limitSince ?? 0)) >= period) return;
@@ -336,7 +343,8 @@ export function createAlerts(options: {
     const open = await db.alerts.open(due.map(({ id }) => id));
     const [silence, others] = [due.filter(({ on }) => on === 'silence'), due.filter(({ on }) => on !== 'silence')];
     await checkSilence(silence, open).catch(options.onError);
-    await eachOf(others, (rule) => check(rule, open));
+    const flush = await flushFor(others.filter(({ on }) => on === 'meter'));
+    await eachOf(others, (rule) => check(rule, open, flush));
   }
 
   async function known(id: string): Promise<AlertRow> {
