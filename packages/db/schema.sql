@@ -1083,6 +1083,8 @@ table webhook_deliveries (
 );
 CREATE INDEX webhook_deliveries_due ON public.webhook_deliveries USING btree (webhook_id, next_attempt_at) WHERE (status = 'pending'::text);
 CREATE INDEX webhook_deliveries_newest ON public.webhook_deliveries USING btree (created_at DESC, id);
+CREATE INDEX webhook_deliveries_states ON public.webhook_deliveries USING btree (status, created_at DESC, id DESC);
+CREATE INDEX webhook_deliveries_webhooks ON public.webhook_deliveries USING btree (webhook_id, created_at DESC, id DESC);
 
 table webhooks (
   id uuid not null default gen_random_uuid(),

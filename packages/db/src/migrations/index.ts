@@ -67,6 +67,7 @@ const MIGRATIONS: Record<string, () => Promise<Record<string, Migration>>> = {
   BudgetsFoundByKeys1763856000615: () => import('./615-budgets-found-by-keys.ts'),
   IdsOfChanges1763856000660: () => import('./660-ids-of-changes.ts'),
   ChangesOfTeams1763856000720: () => import('./720-changes-of-teams.ts'),
+  PagesOfDeliveries1763856000770: () => import('./770-pages-of-deliveries.ts'),
 };
 
 /** The names of all migrations of this release. */
