@@ -612,6 +612,35 @@ describe('an alert', () => {
     expect(flushed.slice(2).sort()).toEqual(['one-co', 'three-co', 'two-co']);
   });
 
+  test('of a meter is checked for the day of the flush, where that lasts until the next day', async () => {
+    const start = clock.now;
+    const day = (at: number) => new Date(at).toISOString().slice(0, 10);
+    for (const time of [start, start + 24 * HOUR_MS])
+      await stores.db.journal.append({
+        source: 'direct',
+        lines: [
+          {
+            ...{ merchant_id: 'midnight', date: day(time), id: day(time), time },
+            ...{ requests: '5', origin: 'direct' },
+          },
+        ],
+      });
+    const { id } = await one.engine.alerts.create.mutate({
+      ...{ name: 'midnight', on: 'meter', target: 'midnight/requests', condition: { above: '3' } },
+    });
+    await one.engine.alerts.create.mutate({
+      ...{ name: 'two share a flush', on: 'meter', target: 'midnight/cost', condition: { above: '3' } },
+    });
+    const flushUntilTomorrow = () => {
+      clock.now = start + 24 * HOUR_MS;
+      return true;
+    };
+    await newAlerts(undefined, [], flushUntilTomorrow).run();
+    clock.now = start;
+    const { rows } = await one.engine.alerts.history.query({ rule: id });
+    expect(rows.map(({ periodStart }) => periodStart.slice(0, 10))).toEqual([day(start)]);
+  });
+
   test('of silence waits for no custom metric', async () => {
     const metric = await one.engine.custom.create.mutate({
       ...{ name: 'endless', metricType: 'COUNT', dataSource: 'usage', calculationFormula: 'COUNT(*)' },

@@ -229,9 +229,9 @@ export function createAlerts(options: {
     return { meter: own ?? (await db.meters.find({ key, merchantId: '' })), merchantId, key };
   }
 
-  /** Checks one rule; `open` has those that fired and did not end. */
-  async function check(rule: AlertRow, open: ReadonlySet<string>, flush: Drain): Promise<void> {
-    const spent = { ...NO_BUDGETS, at: now(), flush };
+  /** Checks one rule as of a moment before its flush; `open` has those that fired and did not end. */
+  async function check(rule: AlertRow, open: ReadonlySet<string>, as: { at: number; flush: Drain }): Promise<void> {
+    const spent = { ...NO_BUDGETS, ...as };
     const measured = await measure(rule, spent);
     if (!measured) return;
     await lookBack(rule, spent, measured.periodStart);
@@ -269,7 +269,7 @@ export function createAlerts(options: {
     });
     const fresh = await unfired(silent);
     const flush = await flushFor(fresh);
-    await eachOf(fresh, ({ own }) => check(own, open, flush));
+    await eachOf(fresh, ({ own }) => check(own, open, { at, flush }));
   }
 
   /** Flushes once for many rules. Each flushes its own merchant where that left out any, or there is one rule. */
@@ -340,11 +340,13 @@ export function createAlerts(options: {
     const known = new Set(rules.map(({ id }) => id));
     for (const id of looks.keys()) if (!known.has(id)) looks.delete(id);
     if (due.length === 0) return;
+    // A day that begins after the flush waits for the next pass: only then is all usage of the day before flushed.
+    const at = now();
     const open = await db.alerts.open(due.map(({ id }) => id));
     const [silence, others] = [due.filter(({ on }) => on === 'silence'), due.filter(({ on }) => on !== 'silence')];
     await checkSilence(silence, open).catch(options.onError);
     const flush = await flushFor(others.filter(({ on }) => on === 'meter'));
-    await eachOf(others, (rule) => check(rule, open, flush));
+    await eachOf(others, (rule) => check(rule, open, { at, flush }));
   }
 
   async function known(id: string): Promise<AlertRow> {
