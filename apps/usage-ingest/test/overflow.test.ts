@@ -65,3 +65,37 @@ test('a merchant, a day and a dimension have a limit each', async () => {
   expect(await users('one')).toEqual({ a: 1, b: 1, c: 1, '(other)': 1 });
   expect(await users('other')).toEqual({ w: 1, x: 1, y: 1 });
 });
+
+test('a new budget counts usage of values that rollups count under (other)', async () => {
+  const merchantId = 'limited';
+  await ingest.db.directory.upsert(
+    [
+      { kind: 'user' as const, id: 'e', team: 'red' },
+      { kind: 'apiKey' as const, id: 'k4', team: 'red' },
+    ].map((entry) => ({ ...entry, name: entry.id, email: null, role: null, merchantId })),
+  );
+  const of = (id: string, userId: string, apiKey: string) => ({ ...entryOf(merchantId, id, userId), apiKey });
+  await send(of('1', 'a', 'k1'), of('2', 'b', 'k2'), of('3', 'c', 'k3'));
+  await drain(merchantId);
+  // User d with a key of the team; user e of the team with a known key, twice, one of them taken back.
+  await send(of('4', 'd', 'k4'), of('5', 'e', 'k1'), of('6', 'e', 'k1'), of('7', 'a', 'k1'));
+  await drain(merchantId);
+  await ingest.admin.usage.void.mutate({ merchantId, id: '6', reason: 'test' });
+  const dimensions = { userId: 'e', model: 'm' };
+  const adjustment = { id: 'more', merchantId, date, metrics: { requests: '10' }, dimensions, reason: 'test' };
+  await ingest.admin.usage.adjust.mutate(adjustment);
+
+  const spentOf = async (scope: object, period: 'month' | 'total') => {
+    const budget = { scope, measure: 'requests', limit: '1000', period, enforcement: 'soft' } as const;
+    const { id } = await ingest.admin.budgets.create.mutate(budget);
+    return (await ingest.admin.budgets.status.query({ id })).rows[0]!.spent;
+  };
+  for (const period of ['month', 'total'] as const) {
+    expect(await spentOf({ merchantId, userId: 'a' }, period)).toBe('2');
+    expect(await spentOf({ merchantId, userId: 'e' }, period)).toBe('11');
+    expect(await spentOf({ merchantId, apiKey: 'k4' }, period)).toBe('1');
+    expect(await spentOf({ merchantId, model: 'm' }, period)).toBe('16');
+    expect(await spentOf({ merchantId, userId: 'e', model: 'm' }, period)).toBe('11');
+    expect(await spentOf({ team: 'red' }, period)).toBe('12');
+  }
+});

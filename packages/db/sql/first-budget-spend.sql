@@ -1,6 +1,6 @@
 -- Computes the spend of a new budget in the period of a moment. Of a measure: whole UTC days from the daily rollup,
--- days at the edges of the period from the journal. Of a meter: from the journal, as far as it is kept. Nothing of its
--- merchants may be counted meanwhile.
+-- days at the edges of the period from the journal. Values of its scope that the rollup has under `(other)`, and a meter:
+-- from the journal, as far as it is kept. Nothing of its merchants may be counted meanwhile.
 -- $1 budget   $2 moment
 with period as materialized (
   select
@@ -16,7 +16,11 @@ edges as materialized (
     -- Whole UTC days of the period start here; a period within a day has none.
     (start at time zone 'UTC' + interval '1 day' - interval '1 microsecond')::date as first_whole,
     (start at time zone 'UTC')::date as first_day,
-    (coalesce(ends, $2::timestamptz + interval '2 days') at time zone 'UTC')::date as last_day
+    (coalesce(ends, $2::timestamptz + interval '2 days') at time zone 'UTC')::date as last_day,
+    -- Dimensions that the scope looks at, as bits of `folded`; a team looks at users and keys.
+    case when user_id <> '' or team <> '' then 1 else 0 end
+      | case when api_key <> '' or team <> '' then 2 else 0 end
+      | case when model <> '' then 4 else 0 end as looks_at
   from period
 ),
 parts as (
@@ -35,6 +39,45 @@ parts as (
       and (edges.user_id = '' or daily.user_id = edges.user_id)
       and (edges.api_key = '' or daily.api_key = edges.api_key)
       and (edges.model = '' or daily.model = edges.model)
+      and (edges.team = '' or (daily.user_id <> '(other)' and daily.api_key <> '(other)'))
+  union all
+  -- Found by the first of the dimensions in which they count under `(other)`.
+  select
+    case when edges.team <> '' then event.merchant_id end as merchant_id,
+    case when edges.team <> '' then event.api_key end as api_key,
+    case when edges.team <> '' then event.user_id end as user_id,
+    case edges.measure
+      when 'cost' then event.cost when 'requests' then event.requests else event.prompt_tokens + event.completion_tokens
+    end
+  from edges
+  join usage_overflows as overflow
+    on edges.measure <> 'meter'
+      and overflow.date >= edges.first_whole and (overflow.date < edges.last_day or edges.ends is null)
+  join usage_events as event
+    on event.merchant_id = overflow.merchant_id and event.date = overflow.date
+      and 1 << overflow.dimension = (event.folded & edges.looks_at) & -(event.folded & edges.looks_at)
+      and (edges.merchant_id = '' or event.merchant_id = edges.merchant_id)
+      and (edges.user_id = '' or event.user_id = edges.user_id)
+      and (edges.api_key = '' or event.api_key = edges.api_key)
+      and (edges.model = '' or event.model = edges.model)
+  left join usage_adjustments as void
+    on void.merchant_id = event.merchant_id and void.date = event.date and void.void_of = event.id
+  where void.id is null
+  union all
+  select
+    case when edges.team <> '' then adjustment.merchant_id end as merchant_id,
+    case when edges.team <> '' then adjustment.api_key end as api_key,
+    case when edges.team <> '' then adjustment.user_id end as user_id,
+    case edges.measure when 'cost' then cost when 'requests' then requests else prompt_tokens + completion_tokens end
+  from edges
+  join usage_adjustments as adjustment
+    on edges.measure <> 'meter' and adjustment.void_of is null
+      and adjustment.date >= edges.first_whole and (adjustment.date < edges.last_day or edges.ends is null)
+      and adjustment.folded & edges.looks_at <> 0
+      and (edges.merchant_id = '' or adjustment.merchant_id = edges.merchant_id)
+      and (edges.user_id = '' or adjustment.user_id = edges.user_id)
+      and (edges.api_key = '' or adjustment.api_key = edges.api_key)
+      and (edges.model = '' or adjustment.model = edges.model)
   union all
   select
     case when edges.team <> '' then event.merchant_id end as merchant_id,
