@@ -167,6 +167,24 @@ describe('settling', () => {
     expect(await spentOf(id)).toMatchObject({ spent: '7.5', reserved: '0' });
   });
 
+  test('counts nothing of an event that a store rejects', async () => {
+    const { id } = await create('10');
+    const typesOf = (name: string, count: number) =>
+      Object.fromEntries(Array.from({ length: count }, (_, n) => [`${name}_${n}`, '1']));
+    // As many metric types as a day may have, with the measures.
+    const lines = Array.from({ length: 7 }, (_, n) => entry(`types-${n}`, '0', { metrics: typesOf(`t${n}`, 30) }));
+    await record(...lines);
+    await reserve('r', '2');
+    const rejected = entry('e', '0.6', { metrics: { cost: '0.6', ...typesOf('more', 30) } });
+    await expect(settle('r', rejected)).rejects.toMatchObject({ data: { code: 'CARDINALITY_LIMIT' } });
+    expect(await spentOf(id)).toEqual({ spent: '0', reserved: '0', complete: true });
+    // Corrected, it counts.
+    expect(await settle('r', entry('e', '0.5'))).toMatchObject({ accepted: 1 });
+    await flush();
+    await settled();
+    expect(await spentOf(id)).toEqual({ spent: '0.5', reserved: '0', complete: true });
+  });
+
   test('keeps the reservation where the event is rejected', async () => {
     const { id } = await create('10');
     await reserve('a', '6');

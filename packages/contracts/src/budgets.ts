@@ -281,7 +281,7 @@ export const budgets = {
   /**
    * Ends a reservation and records the event, also after the reservation expired; a repeat counts once. If the event is
    * rejected, the call throws the event's code. The reservation stays then, unless only a store could reject the event
-   * (ID_CONFLICT, CARDINALITY_LIMIT, TOTAL_LIMIT): it has ended.
+   * (ID_CONFLICT, CARDINALITY_LIMIT, TOTAL_LIMIT): it has ended, and nothing counts.
    */
   settle: mutation({
     summary: 'Ends a reservation and records what was used.',

@@ -32,7 +32,15 @@ import { assertMerchant, type Caller, decodeCursor, encodeCursor, within } from 
 import { z } from 'zod';
 import type { Accept } from '../accept.ts';
 import { FRESH_MS } from '../versioned-list.ts';
-import { type Decided, type Ended, type Ledger, RebuildNeeded, type Request, type Settlement } from './ledger.ts';
+import {
+  type Decided,
+  type Ended,
+  type Ledger,
+  type Noted,
+  RebuildNeeded,
+  type Request,
+  type Settlement,
+} from './ledger.ts';
 import { type BudgetList, type BudgetRegistry, slotOf } from './registry.ts';
 import type { Spend } from './spend.ts';
 
@@ -271,7 +279,7 @@ export function createBudgets(options: {
     });
     const places = [...settlements.keys()].filter((place) => items[place] === undefined);
     const withEntry = places.filter((place) => settlements[place]!.entry !== undefined);
-    const ending = new Map<number, { line: JournalLine; ended: Promise<Ended | undefined> }>();
+    const ending = new Map<number, { line: JournalLine; event: Noted; ended: Promise<Ended | undefined> }>();
     if (withEntry.length > 0) {
       const result = await options.accept.record({
         ...{
@@ -282,20 +290,29 @@ export function createBudgets(options: {
         },
         async beforeStore(lines) {
           await registry.freshen();
+          const events = lines.map(({ line }) => ({
+            identity: spend.identityOf(line),
+            amounts: spend.amountsOf(line),
+          }));
           const { isSure, ended } = settle(
-            lines.map(({ index, line }) => ({
-              id: settlements[withEntry[index]!]!.reservationId,
-              event: { identity: spend.identityOf(line), amounts: spend.amountsOf(line) },
-            })),
+            lines.map(({ index }, at) => ({ id: settlements[withEntry[index]!]!.reservationId, event: events[at]! })),
           );
           lines.forEach(({ index, line }, at) => {
-            ending.set(withEntry[index]!, { line, ended: ended.then((all) => all?.[at]) });
+            ending.set(withEntry[index]!, { line, event: events[at]!, ended: ended.then((all) => all?.[at]) });
           });
           await isSure;
         },
       });
       for (const { index, code, message } of result.rejected)
         items[withEntry[index]!] = new TallyError(code as TallyError['code'], message);
+      const refused: Noted[] = [];
+      for (const { index, code } of result.rejected) {
+        const { event, ended } = ending.get(withEntry[index]!) ?? {};
+        // The note of a conflict goes with the event that has the id.
+        if (event && code !== 'ID_CONFLICT' && (await ended) === 'open') refused.push(event);
+      }
+      // If Redis is unavailable, readings drop the notes later.
+      if (refused.length > 0) await ledger.takeBack(refused).catch(() => {});
       const repeats = new Set(result.repeats.map((index) => withEntry[index]!));
       const unnoted: JournalLine[] = [];
       for (const place of withEntry) {

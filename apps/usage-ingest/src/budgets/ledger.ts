@@ -19,11 +19,13 @@ export type Verdict = 'refused' | 'allowed' | 'conflict' | 'full' | 'unknown';
 
 export type Decided = { verdict: Verdict; expiresAt: number; parts: { used: bigint; refuses: boolean }[] };
 
+/** What an event adds, by an identity that the journal can look up. */
+export type Noted = { identity: string; amounts: readonly SlotAmount[] };
+
 export type Settlement = {
   /** The reservation to end. */
   id?: string;
-  /** What an event adds, by an identity that the journal can look up. */
-  event?: { identity: string; amounts: readonly SlotAmount[] };
+  event?: Noted;
 };
 
 /**
@@ -44,6 +46,7 @@ declare module 'ioredis' {
   interface RedisCommander<Context> {
     budgetReserve(...keysAndArgs: (string | number)[]): Result<string, Context>;
     budgetSettle(...keysAndArgs: (string | number)[]): Result<string, Context>;
+    budgetTakeBack(...keysAndArgs: string[]): Result<number, Context>;
     budgetBegin(...keys: string[]): Result<[number, string, number, string], Context>;
     budgetSet(...keysAndArgs: (string | number)[]): Result<number, Context>;
   }
@@ -81,6 +84,7 @@ export function createLedger(redis: RedisClient) {
     redis.defineCommand(name, { numberOfKeys: KEYS.length, lua: `${lua('budget-common')}\n${lua(file)}` });
   define('budgetReserve', 'budget-reserve');
   define('budgetSettle', 'budget-settle');
+  define('budgetTakeBack', 'budget-take-back');
   define('budgetBegin', 'budget-begin');
   define('budgetSet', 'budget-set');
 
@@ -111,11 +115,7 @@ export function createLedger(redis: RedisClient) {
   const settling = createTurnGather<Settlement, Ended>({
     maxItems: CALL.maxItems,
     async send(items) {
-      const asked = items.map(({ id = '', event }) => [
-        id,
-        event?.identity ?? '',
-        (event?.amounts ?? []).map(({ slot, amount }) => `${slot}=${amount}`).join(','),
-      ]);
+      const asked = items.map(({ id = '', event }) => [id, event?.identity ?? '', listOf(event?.amounts ?? [])]);
       const ended = await redis.budgetSettle(...KEYS, MAX_NOTES, JSON.stringify(asked));
       isLoaded = !('nodes' in redis);
       return Array.from(ended, (each) => ENDED[Number(each)]!);
@@ -151,6 +151,14 @@ export function createLedger(redis: RedisClient) {
             () => {},
           );
       return { isSure, ended };
+    },
+
+    /** Takes the notes of events back that no store took, at most 200. */
+    async takeBack(events: readonly Noted[]): Promise<void> {
+      await redis.budgetTakeBack(
+        ...KEYS,
+        JSON.stringify(events.map(({ identity, amounts }) => [identity, listOf(amounts)])),
+      );
     },
 
     /** Remembers settlements that Redis did not take, for `settleLate`. Beyond a limit, their reservations expire. */
@@ -243,3 +251,5 @@ export function createLedger(redis: RedisClient) {
 }
 
 const MAX_DROPPED = 50_000;
+
+const listOf = (amounts: readonly SlotAmount[]) => amounts.map(({ slot, amount }) => `${slot}=${amount}`).join(',');
