@@ -72,11 +72,13 @@ export function createAlerts(options: {
   /** The budgets as this process last read them: thousands take longer to read than all that is spent of them. */
   let active: { version: string; budgets: ReadonlyMap<string, BudgetRow> } | undefined;
 
+  /** Spend of budgets at a moment, and how other usage is flushed before it is measured. */
   type Spending = {
     budgets: ReadonlyMap<string, BudgetRow>;
     /** By budget. */
     spends: ReadonlyMap<string, readonly BudgetSpend[]>;
     at: number;
+    flush: Drain;
   };
   async function spending(): Promise<Spending> {
     const at = now();
@@ -91,7 +93,7 @@ export function createAlerts(options: {
       if (known) known.push(each);
       else spends.set(each.budgetId, [each]);
     }
-    return { budgets, spends, at };
+    return { budgets, spends, at, flush: drain };
   }
 
   async function fireThresholds({ budgets, spends }: Spending): Promise<void> {
@@ -143,10 +145,7 @@ export function createAlerts(options: {
     await db.alerts.fire({ rule, periodStart, threshold, event, data: { value, text }, body, at, webhookIds });
   }
 
-  async function measure(
-    rule: AlertRow,
-    { budgets, spends, at, flush = drain }: Spending & { flush?: Drain },
-  ): Promise<Measured | undefined> {
+  async function measure(rule: AlertRow, { budgets, spends, at, flush }: Spending): Promise<Measured | undefined> {
     const { above, forecastAbove, percentOf: ofLimit } = rule.condition;
     if (rule.on === 'silence') {
       const { complete } = await flush(rule.target);
@@ -230,7 +229,7 @@ export function createAlerts(options: {
   }
 
   /** Checks one rule as of a moment before its flush; `open` has those that fired and did not end. */
-  async function check(rule: AlertRow, open: ReadonlySet<string>, as: { at: number; flush: Drain }): Promise<void> {
+  async function check(rule: AlertRow, open: ReadonlySet<string>, as: Pick<Spending, 'at' | 'flush'>): Promise<void> {
     const spent = { ...NO_BUDGETS, ...as };
     const measured = await measure(rule, spent);
     if (!measured) return;
@@ -298,7 +297,7 @@ export function createAlerts(options: {
   };
 
   /** Fires for the period before, once: it may have passed its limit after its last check, or while no engine ran. */
-  async function lookBack(rule: AlertRow, spent: Spending & { flush?: Drain }, period: number): Promise<void> {
+  async function lookBack(rule: AlertRow, spent: Spending, period: number): Promise<void> {
     const { above, percentOf: ofLimit } = rule.condition;
     const limitSince = ofLimit && spent.budgets.get(rule.target)?.thresholdsSince;
     if (above === undefined || Math.max(Number(rule.createdAt), Number(limitSince ?? 0)) >= period) return;

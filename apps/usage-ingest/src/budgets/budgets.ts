@@ -303,11 +303,11 @@ export function createBudgets(options: {
           await isSure;
         },
       });
-      for (const { index, code, message } of result.rejected)
-        items[withEntry[index]!] = new TallyError(code as TallyError['code'], message);
       const refused: Noted[] = [];
-      for (const { index, code } of result.rejected) {
-        const { event, ended } = ending.get(withEntry[index]!) ?? {};
+      for (const { index, code, message } of result.rejected) {
+        const place = withEntry[index]!;
+        items[place] = new TallyError(code as TallyError['code'], message);
+        const { event, ended } = ending.get(place) ?? {};
         // The note of a conflict goes with the event that has the id.
         if (event && code !== 'ID_CONFLICT' && (await ended) === 'open') refused.push(event);
       }

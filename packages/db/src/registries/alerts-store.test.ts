@@ -4,7 +4,7 @@ import { expect, test } from 'vitest';
 import { sql } from '../run-sql.ts';
 import { migrate } from '../schema.ts';
 
-type Plan = { 'Node Type': string; 'Actual Rows': number; 'Rows Removed by Filter'?: number; Plans?: Plan[] };
+type Plan = { 'Actual Rows': number; 'Rows Removed by Filter'?: number; Plans?: Plan[] };
 
 const rowsRead = (plan: Plan): number =>
   Math.max(plan['Actual Rows'] + (plan['Rows Removed by Filter'] ?? 0), ...(plan.Plans ?? []).map(rowsRead));
