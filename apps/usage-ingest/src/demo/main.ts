@@ -11,9 +11,10 @@ const ingest = createIngestClient({ url: process.env.USAGE_INGEST_URL ?? 'http:/
 const analytics = createAnalyticsClient({ url: process.env.ANALYTICS_API_URL ?? 'http://127.0.0.1:4003', key });
 
 try {
-  const endDate = addDays(dayOf(Date.now()), -1);
+  const now = Date.now();
+  const endDate = dayOf(now);
   const startDate = addDays(endDate, 1 - DAYS);
-  const entries = [...demoTraffic(startDate, endDate)];
+  const entries = [...demoTraffic(startDate, endDate)].filter(({ time }) => Date.parse(time!) <= now);
   await analytics.directory.upsert.mutate({ entries: [...demoDirectory] });
   const summary = await withProgress('entries', entries.length, (onBatch) =>
     sendEntries(entries, { client: ingest, backfill: true, onBatch }),

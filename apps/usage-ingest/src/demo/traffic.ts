@@ -33,6 +33,7 @@ const LAST_NAMES = ['Okafor', 'Lindqvist', 'Moreau', 'Tanaka', 'Novak', 'Silva',
 const TEAMS = ['Search', 'Support', 'Research'];
 
 const DAY_HOURS = 24;
+const SEASON_MS = 75 * 86_400_000;
 
 /** The names of the merchants, users and API keys of the traffic; each key belongs to a team. */
 export const demoDirectory: readonly DirectoryEntry[] = MERCHANTS.flatMap(({ merchantId, name, users }, place) => [
@@ -54,15 +55,16 @@ function entryFor(kind: DirectoryEntry['kind'], id: string, name: string, mercha
 }
 
 /**
- * Generates realistic traffic: busy office hours, quiet weekends, growth over the range, a few failures, a custom
- * metric. The same range gives the same events with the same ids, so sending it twice adds nothing.
+ * Generates realistic traffic: busy office hours, quiet weekends, slow ups and downs, a few failures, a custom
+ * metric. A day always has the same events with the same ids, so sending it twice adds nothing.
  */
 export function* demoTraffic(startDate: Day, endDate: Day): Generator<UsageEntry> {
-  const days = eachDay(startDate, endDate);
-  for (const [index, day] of days.entries()) {
+  for (const day of eachDay(startDate, endDate)) {
     const random = randomOf(day);
-    const weekday = new Date(startOfDay(day)).getUTCDay();
-    const busy = (weekday === 0 || weekday === 6 ? 0.35 : 1) * (0.6 + (0.8 * index) / days.length);
+    const start = startOfDay(day);
+    const weekday = new Date(start).getUTCDay();
+    const season = 1 + 0.3 * Math.sin((2 * Math.PI * start) / SEASON_MS);
+    const busy = (weekday === 0 || weekday === 6 ? 0.35 : 1) * season;
     for (const { merchantId, users, callsPerDay } of MERCHANTS) {
       for (let hour = 0; hour < DAY_HOURS; hour++) {
         const curve = 0.25 + Math.exp(-((hour - 14) ** 2) / 18);
