@@ -12,7 +12,7 @@ const COMMANDS = {
   test: ['[--filter=WORKSPACE]', 'Runs all tests with a private Postgres and Redis.', 'free'],
   matrix: ['', 'Runs all tests on Node.js 20, 22 and 24.'],
   import: ['events FILE | azure-llm FILE [options]', 'Records the events of a file.', 'free'],
-  demo: ['', 'Records 90 days of usage of three merchants, and shows it by merchant, model and user.'],
+  demo: ['', 'Records 90 days of usage of three merchants and shows it. Creates a meter and a budget.'],
   'job:aggregate': ['', "Flushes yesterday's events."],
   'job:aggregate-date': ['YYYY-MM-DD', 'Flushes the events of a day.'],
   'job:aggregate-range': ['START END', 'Flushes the events of some days.'],

@@ -500,7 +500,7 @@ test('an event that was not counted since its id is taken is listed with what it
   await send('0.75', `${yesterday}T13:00:00Z`);
   await as(keys.viewer, async (page) => {
     await open(page, '/app/health');
-    const row = page.getByRole('group', { name: 'Ids of other events' }).getByRole('row', { name: 'reuses ids' });
+    const row = page.getByRole('group', { name: 'Conflicts' }).getByRole('row', { name: 'reuses ids' });
     expect(await row.innerText()).toContain('Cost $0.75');
     await row.getByRole('link').click();
     await expect.poll(() => page.locator('h1').innerText()).toBe('Requests');

@@ -20,6 +20,8 @@ try {
     sendEntries(entries, { client: ingest, backfill: true, onBatch }),
   );
   console.log(`${startDate} to ${endDate}: ${summary.accepted} entries counted, ${summary.duplicates} already there`);
+  await createMeter();
+  await createBudget();
   for (const by of ['merchant', 'model', 'user'] as const) {
     const { rows, totals, total } = await analytics.analytics.breakdown.query({ startDate, endDate, by, limit: 5 });
     console.log(`\nby ${by}, ${rows.length} of ${total}, by cost`);
@@ -38,4 +40,34 @@ try {
     `Demo failed: ${error instanceof Error ? error.message : String(error)}\nStart the services first: npm start`,
   );
   process.exitCode = 1;
+}
+
+/** Creates the meter of the traffic's custom metric, unless an earlier run has. */
+async function createMeter() {
+  const { rows } = await ingest.meters.list.query({});
+  if (rows.some(({ key }) => key === 'pages_read')) return;
+  await ingest.meters.create.mutate({
+    key: 'pages_read',
+    name: 'Pages read',
+    unit: 'pages',
+    aggregation: 'SUM',
+    metricType: 'pages',
+    dimensions: ['user', 'model'],
+  });
+}
+
+/** Creates a budget, unless an earlier run has. */
+async function createBudget() {
+  const name = 'Acme, cost of a month';
+  const { rows } = await ingest.budgets.list.query({ search: name });
+  if (rows.length > 0) return;
+  await ingest.budgets.create.mutate({
+    name,
+    scope: { merchantId: 'acme' },
+    measure: 'cost',
+    limit: '15',
+    period: 'month',
+    enforcement: 'soft',
+    thresholds: [80, 100],
+  });
 }

@@ -144,7 +144,7 @@ function IdConflicts() {
   });
   const rows = list.data?.pages.flatMap((page) => page.rows as IdConflict[]);
   return (
-    <Card title="Ids of other events" note={`not counted: the id stands for another event, ${rangeText(range)}`} flush>
+    <Card title="Conflicts" note={`not counted: another event has their id, ${rangeText(range)}`} flush>
       {list.data?.pages.some(({ complete }) => !complete) && (
         <Banner>Some events are not counted yet, so this list may lack some.</Banner>
       )}
@@ -157,7 +157,7 @@ function IdConflicts() {
             </Empty>
           ) : (
             <Table
-              label="Ids of other events"
+              label="Conflicts"
               tall
               rows={all}
               keyOf={({ merchantId, date, id, notCounted }) =>
