@@ -6,19 +6,8 @@ import { atOneMoment } from '../one-moment.ts';
 import { estimatedRows } from '../query-plan.ts';
 import { DateText } from '../rows.ts';
 import { exactly, type SumOf } from '../unit-sums.ts';
-import {
-  AROUND,
-  type Bind,
-  bindings,
-  type Edge,
-  type EventScope,
-  FOLDED,
-  type Grain,
-  kindOf,
-  propertyOf,
-  rowsOf,
-  START_AROUND,
-} from './meter-sql.ts';
+import { type Bind, bindings, type Edge, type EventScope, propertyOf, rowsOf } from './event-rows.ts';
+import { AROUND, FOLDED, type Grain, kindOf, START_AROUND } from './rollup-sql.ts';
 
 export type MeterScope = {
   merchantIds?: readonly string[] | undefined;
