@@ -25,10 +25,7 @@ import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
-import { createBudgets } from './budgets/budgets.ts';
-import { createLedger } from './budgets/ledger.ts';
-import { createBudgetRegistry } from './budgets/registry.ts';
-import { createSpend } from './budgets/spend.ts';
+import { createBudgetService } from './budgets/index.ts';
 import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
@@ -196,17 +193,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   };
   const meterRegistry = createRegistry({ db, redis, keys });
   const { scales } = meterRegistry;
-  const budgetRegistry = createBudgetRegistry({ store: db.budgets, redis, now });
-  await budgetRegistry.refresh().catch((error: unknown) => log.warn({ err: error }, 'starting without budgets'));
-  const ledger = createLedger(redis);
-  const spend = createSpend({
-    ledger,
-    registry: budgetRegistry,
-    store: db.budgets,
-    drain: async () => (await flush.drainAll()).errors.length === 0,
+  const drainAll = async () => (await flush.drainAll()).errors.length === 0;
+  const budgets = createBudgetService({
+    db,
+    redis,
+    accept: { record: (batch) => accept.record(batch) },
+    drain: drainAll,
+    log,
     now,
-    onError: failureLog(log, 'spend of budgets was not read or noted; it is tried again', { level: 'warn' }),
   });
+  await budgets.refresh().catch((error: unknown) => log.warn({ err: error }, 'starting without budgets'));
   // Of ten connections, four are for events that are written at once, and four for reads of two each: flushes always
   // find one.
   const shareOf = (share: number) => Math.max(1, Math.floor(env.POSTGRES_POOL_SIZE * share));
@@ -235,7 +231,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
     onConflicts: sawConflicts,
     onFolded: metrics.folded,
-    onAccepted: (lines) => void spend.note(lines),
+    onAccepted: (lines) => void budgets.note(lines),
     writeDirectly: directWrites.track,
   });
   const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now, agreedNow });
@@ -272,7 +268,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
   });
   const flush = createFlush({ counters, oldLayout, db, drain, now });
-  const reading = spend.start();
+  const reading = budgets.start();
   releasers.push('budgets', () => reading.stop());
   const pending = createPending({ counters, oldLayout, db });
   const totals = createRunningTotals({
@@ -405,20 +401,11 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       registry: priceRegistry,
       meters: meterRegistry,
       repair,
-      drain: async () => (await flush.drainAll()).errors.length === 0,
+      drain: drainAll,
     }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
     pricedByClass: createPricedByClass({ store: db.prices, registry: priceRegistry }),
-    budgets: createBudgets({
-      store: db.budgets,
-      meters: db.meters,
-      registry: budgetRegistry,
-      ledger,
-      spend,
-      accept,
-      now,
-      onDegraded: failureLog(log, 'budgets could not be asked; their settings decided', { level: 'warn' }),
-    }),
+    budgets,
     audit: createAuditLog(db.audit),
     sources,
   });
