@@ -107,7 +107,10 @@ export function createReadMeter({
       return { sent: answerOf(rows, windows, groupBy), more };
     };
     const scope = { ...range, merchantIds };
-    const { text, more } = await cache.sent('meter', keyOf(builtIn.key, asked), scope, compute, callerId);
+    const { text, more } = await cache.sent(
+      { kind: 'meter', question: keyOf(builtIn.key, asked), scope, callerId },
+      compute,
+    );
     return finished(text, { coverage: covering(coverage, more.imported, more.unknown) });
   };
 
@@ -146,10 +149,10 @@ export function createReadMeter({
       return { sent: answerOf(kept, windows, groupBy, quantityOf), more: null };
     };
     // History still being computed changes an answer, and no version covers that.
+    const question = [keepZeros, keyOf(meter.id, asked)];
     const text =
       limits.complete === coverage.complete
-        ? (await cache.sent('meter', [keepZeros, keyOf(meter.id, asked)], { ...range, merchantIds }, compute, callerId))
-            .text
+        ? (await cache.sent({ kind: 'meter', question, scope: { ...range, merchantIds }, callerId }, compute)).text
         : textOfReady((await queue(callerId, compute)).sent)!;
     return finished(text, { coverage: { ...coverage, ...limits } });
   }
