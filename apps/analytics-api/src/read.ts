@@ -18,7 +18,7 @@ import {
   TallyError,
 } from '@tally/contracts';
 import type { Db, Sums } from '@tally/db';
-import { decodeCursor, encodeCursor, type FairQueue } from '@tally/service';
+import { decodeCursor, encodeCursor, type FairQueue, groupBy as grouped } from '@tally/service';
 import { z } from 'zod';
 import { type Cache, finished } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
@@ -427,7 +427,7 @@ function assertQuarters(moments: readonly number[], timeZone: string): void {
 type Slot = { slot: number; key: string | null; sums: Sums };
 
 function pointsOf(periods: readonly Period[], slots: readonly Slot[], groupBy: Grouping | undefined) {
-  const bySlot = group(slots);
+  const bySlot = grouped(slots, ({ slot }) => slot);
   return periods.map(({ start, from, to }, index) => {
     const found = bySlot.get(index) ?? [];
     return {
@@ -438,14 +438,4 @@ function pointsOf(periods: readonly Period[], slots: readonly Slot[], groupBy: G
       ...(groupBy && { groups: found.map(({ key, sums }) => ({ key: key ?? 'unknown', ...measuresOf(sums) })) }),
     };
   });
-}
-
-function group(slots: readonly Slot[]): Map<number, Slot[]> {
-  const groups = new Map<number, Slot[]>();
-  for (const slot of slots) {
-    const known = groups.get(slot.slot);
-    if (known) known.push(slot);
-    else groups.set(slot.slot, [slot]);
-  }
-  return groups;
 }

@@ -1,5 +1,6 @@
 import { type Day, TallyError, type Units } from '@tally/contracts';
 import type { Db, Executor, JournalLine, LineToAppend, MerchantDay } from '@tally/db';
+import { groupBy } from '@tally/service';
 import type { Counters, DaysRead, JournalItem } from './counters/counters.ts';
 import type { OldLayout } from './counters/old-layout.ts';
 import { eachAmount } from './line.ts';
@@ -109,12 +110,7 @@ export function createPending(options: {
       }
       const wanted = new Set(days.map(nameOf));
       const own = lines.filter((line) => wanted.has(nameOfLine(line)));
-      const waiting = new Map<string, LineToAppend[]>();
-      for (const line of await notCounted(own, transaction)) {
-        const ofDay = waiting.get(nameOfLine(line));
-        if (ofDay) ofDay.push(line);
-        else waiting.set(nameOfLine(line), [line]);
-      }
+      const waiting = groupBy(await notCounted(own, transaction), nameOfLine);
       return days.map((day, index): DayCompared => {
         const ofDay = waiting.get(nameOf(day)) ?? [];
         const { merchantId, date } = day;

@@ -7,8 +7,8 @@ import {
   TallyError,
   type Units,
 } from '@tally/contracts';
-import { type AlertRow, type BudgetRow, type BudgetSpend, type Db, scaleOfBudget, unitOfBudget } from '@tally/db';
-import { type Caller, decodeCursor, encodeCursor, type Loop, startLoop } from '@tally/service';
+import { type AlertRow, type BudgetRow, type Db, scaleOfBudget, unitOfBudget } from '@tally/db';
+import { type Caller, decodeCursor, encodeCursor, groupBy, type Loop, startLoop } from '@tally/service';
 import { z } from 'zod';
 import type { Custom } from '../custom/custom.ts';
 import type { Drain } from '../fresh.ts';
@@ -53,13 +53,8 @@ export function createAlerts(options: {
       active = { version, budgets: new Map(budgets.map((budget) => [budget.id, budget])) };
     }
     const { budgets } = active;
-    const spends = new Map<string, BudgetSpend[]>();
-    for (const each of budgets.size === 0 ? [] : await db.budgets.spends(new Date(at))) {
-      const known = spends.get(each.budgetId);
-      if (known) known.push(each);
-      else spends.set(each.budgetId, [each]);
-    }
-    return { budgets, spends, at, flush: drain };
+    const spends = budgets.size === 0 ? [] : await db.budgets.spends(new Date(at));
+    return { budgets, spends: groupBy(spends, ({ budgetId }) => budgetId), at, flush: drain };
   }
 
   async function fireThresholds({ budgets, spends }: Spending): Promise<void> {

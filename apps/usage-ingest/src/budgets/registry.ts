@@ -9,9 +9,8 @@ import {
   type JournalLine,
   TeamMember,
 } from '@tally/db';
-import type { RedisClient } from '@tally/service';
+import { groupBy, type RedisClient } from '@tally/service';
 import { z } from 'zod';
-import { groupBy } from '../group-by.ts';
 import { createVersionedList, type VersionedList } from '../versioned-list.ts';
 
 /** A period of a budget, as named in Redis. */

@@ -1,10 +1,10 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, countDays, type Day, dayOf, eachDay, isTallyError, TallyError, type Units } from '@tally/contracts';
 import type { BookRow, Db, Executor, JournalLine, MerchantDay, MeterDrift, PeriodRow } from '@tally/db';
+import { groupBy } from '@tally/service';
 import type { Counters } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
 import type { OldLayout } from '../counters/old-layout.ts';
-import { groupBy } from '../group-by.ts';
 import { identityOf } from '../line.ts';
 import type { Pending } from '../pending.ts';
 import { createMeterCheck } from './meter-check.ts';
@@ -109,14 +109,9 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
   /** Compares days of merchants of one shard, under their locks. */
   async function checkGroup({ shard, merchantIds, startDate, endDate }: Group): Promise<Checked> {
     return db.journal.exclusively(merchantIds, async (transaction) => {
-      const rows = new Map<string, BookRow[]>();
-      let numbers = 0;
-      for (const row of await db.books.read({ merchantIds, startDate, endDate }, transaction)) {
-        numbers++;
-        const ofDay = rows.get(nameOf(row));
-        if (ofDay) ofDay.push(row);
-        else rows.set(nameOf(row), [row]);
-      }
+      const read = await db.books.read({ merchantIds, startDate, endDate }, transaction);
+      const rows = groupBy(read, nameOf);
+      let numbers = read.length;
       const days = merchantIds.flatMap((merchantId) =>
         eachDay(startDate, endDate).map((date) => ({ merchantId, date })),
       );
