@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { setTimeout as wait } from 'node:timers/promises';
 import { HOUR_MS, ingest } from '@tally/contracts';
-import { type Db, openDb } from '@tally/db';
+import { type Db } from '@tally/db';
 import {
   type App,
   contractRoutes,
@@ -10,13 +9,10 @@ import {
   createAuthenticate,
   createFairQueue,
   createKeyMirror,
-  createReadiness,
-  createRedis,
   failureLog,
   type Log,
   type RedisClient,
   type Releasers,
-  redisReady,
   serveContract,
   startLoop,
   startTelemetry,
@@ -29,15 +25,12 @@ import { createBudgetService } from './budgets/index.ts';
 import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
-import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
+import { type RedisKeys } from './counters/keys.ts';
 import { createOldLayout } from './counters/old-layout.ts';
-import { createShardCount } from './counters/shard-count.ts';
 import { createDeduplicationWindow, type DeduplicationWindow } from './counters/window.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
 import { createDerive, type Derive } from './derive/derive.ts';
-import { createDirectWrites } from './direct-writes.ts';
-import { type Durability, durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createEraseUser } from './erase.ts';
 import { createExplain } from './explain.ts';
@@ -51,6 +44,7 @@ import { createDeriveMeters, type DeriveMeters } from './meters/derive-meters.ts
 import { createMeters } from './meters/meters.ts';
 import { createRegistry } from './meters/registry.ts';
 import { createIngestMetrics } from './metrics.ts';
+import { openStores } from './open-stores.ts';
 import { createPending } from './pending.ts';
 import { createPricedByClass } from './prices/classes.ts';
 import { createPrices } from './prices/prices.ts';
@@ -71,14 +65,9 @@ import { createRunningTotals } from './running-totals.ts';
 import { createSessions } from './sessions.ts';
 import { createSources } from './sources/index.ts';
 import type { Source } from './sources/source.ts';
-import { watchStores } from './stores.ts';
 import { createTrack } from './track.ts';
 import { createVoidEvent } from './void.ts';
 
-/** A starting service waits this long for each store, then continues without it. */
-const START_WAIT_MS = 2_000;
-/** The interval at which the number of shards is read until both stores have answered. */
-const AGREE_MS = 500;
 const DIRECT_WAIT_MS = 300_000;
 
 export type IngestService = {
@@ -110,68 +99,17 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const { log, releasers, now = Date.now, isFlusher = false } = options;
   const registry = new Registry();
   await startTelemetry(env, { service: 'usage-ingest', registry, releasers });
-  const db = await openDb(env.DATABASE_URL, {
-    applicationName: 'usage-ingest',
-    poolSize: env.POSTGRES_POOL_SIZE,
-    dimensionValuesPerDay: env.MAX_DIMENSION_VALUES_PER_DAY,
-    onUnavailable: failureLog(log, 'starting without Postgres', { level: 'warn' }),
-  });
-  releasers.push('postgres', () => db.close());
-  // A clock that was given stands for all clocks.
-  const agreedNow = options.now ? async () => now() : async () => Math.min(now(), (await db.look()).at);
-  const redis = createRedis(env.REDIS_URL, failureLog(log, 'the connection to Redis failed', { level: 'warn' }));
-  releasers.push('redis', () => redis.disconnect());
-  await redisReady(redis, START_WAIT_MS).catch((error: unknown) => log.warn({ err: error }, 'starting without Redis'));
-
-  const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const metrics = createIngestMetrics(registry);
-  let durability: Durability = { level: 'unknown', notes: ['Redis has not answered yet.'] };
-  const readDurability = async () => {
-    durability = await durabilityOf(redis);
-    metrics.durability(durability);
-    log.info({ durability }, 'durability');
-  };
-  const keys = createRedisKeys({ shards: env.USAGE_SHARDS, clustered: 'nodes' in redis, now });
-  const shards = createShardCount({
-    redis,
-    store: db.shards,
-    keys,
-    wanted: env.USAGE_SHARDS,
-    onProblem: (problem) => log.error(problem),
-  });
-  const directWrites = createDirectWrites(() => performance.now());
-  const stores = watchStores({
-    db,
-    redis,
-    highMark: env.REDIS_MEMORY_HIGH_MARK,
-    isShardCountKnown: shards.isKnown,
-    onChange(store, reason) {
-      metrics.inUse(store, reason === undefined);
-      log.warn({ store, err: reason }, reason ? 'a store is not used' : 'a store is used again');
-      if (store === 'redis' && !reason) void readDurability().catch(() => {});
-    },
-    onRefusedWrites: directWrites.redisRefusesWrites,
-  });
-  releasers.push('stores', () => stores.stop());
-  const readiness = createReadiness({
-    postgres: db,
-    redis,
-    memoryMark: env.REDIS_MEMORY_HIGH_MARK,
-    isUsed: (store) => !stores[store].isOpen(),
-    // Either store is enough to accept usage; without both nothing can be promised. A flush needs both.
-    isOk: (stores, writable) => (isFlusher ? stores.postgres && stores.redis : writable.postgres || writable.redis),
-    facts: () => ({ durability }),
+  const { db, redis, keys, shards, stores, directWrites, readiness } = await openStores(env, {
     log,
+    releasers,
+    metrics,
+    isFlusher,
     now,
   });
-  await Promise.race([shards.agree(), wait(START_WAIT_MS, undefined, { ref: false })]);
-  const agreeing = startLoop(AGREE_MS, shards.agree, () => {});
-  releasers.push('shard count', () => agreeing.stop());
-  const problems = await db.durabilityProblems().catch(() => []);
-  if (problems.length > 0) throw new Error(problems.join('; '));
-  await Promise.all([stores.postgres.look(), stores.redis.look()]);
-  if (redis.status === 'ready') await readDurability().catch(() => {});
-
+  // A clock that was given stands for all clocks.
+  const agreedNow = options.now ? async () => now() : async () => Math.min(now(), (await db.look()).at);
+  const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const window = createDeduplicationWindow(redis, keys, env.DEDUPLICATION_MEMORY_SHARE);
   const limits = { typesPerDay: env.MAX_METRIC_TYPES_PER_DAY, waitReplicas: env.REDIS_WAIT_REPLICAS };
   const unguarded = createCounters(redis, keys, limits, window);
