@@ -49,7 +49,7 @@ const ATTEMPTS = 50;
 export function createPending(options: {
   counters: Counters;
   oldLayout: Pick<OldLayout, 'waiting'>;
-  db: Pick<Db, 'books' | 'deadLetters'>;
+  db: Pick<Db, 'storedForms' | 'deadLetters'>;
 }): Pending {
   const { counters, oldLayout, db } = options;
 
@@ -71,7 +71,7 @@ export function createPending(options: {
   }
 
   const notCounted: Pending['notCounted'] = async (lines, transaction) => {
-    const counted = await db.books.counted(lines, transaction);
+    const counted = await db.storedForms.counted(lines, transaction);
     return lines.filter((_, position) => !counted.has(position));
   };
 

@@ -1,6 +1,6 @@
 import { randomUUID } from 'node:crypto';
 import { HOUR_MS, ingest } from '@tally/contracts';
-import { type Db } from '@tally/db';
+import type { Db } from '@tally/db';
 import {
   type App,
   contractRoutes,
@@ -25,7 +25,7 @@ import { createBudgetService } from './budgets/index.ts';
 import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
-import { type RedisKeys } from './counters/keys.ts';
+import type { RedisKeys } from './counters/keys.ts';
 import { createOldLayout } from './counters/old-layout.ts';
 import { createDeduplicationWindow, type DeduplicationWindow } from './counters/window.ts';
 import { createCurrentTotals } from './current.ts';
