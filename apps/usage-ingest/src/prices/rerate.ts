@@ -175,7 +175,7 @@ export function createRerate({
       }
       report.add(rows);
     }
-    return { ...{ version: list.version, dryRun, complete, adjustments }, ...report.present() };
+    return { version: list.version, dryRun, complete, adjustments, ...report.present() };
   };
 }
 

@@ -206,10 +206,7 @@ function useTargets(enabled: boolean): ReadonlyMap<string, Target> {
   const metrics = useQuery(api.custom.list.queryOptions({ limit: CHOICES }, { enabled }));
   return new Map(
     [
-      ...(budgets.data ?? []).map(({ id, name, measure, unit }) => ({
-        ...{ id, name },
-        measure: measure ?? unit,
-      })),
+      ...(budgets.data ?? []).map(({ id, name, measure, unit }) => ({ id, name, measure: measure ?? unit })),
       ...((metrics.data?.rows ?? []) as (Target & { id: string })[]),
     ].map((target) => [target.id, target]),
   );
