@@ -1,11 +1,11 @@
 import {
   addDays,
   type Day,
+  dayOf,
   type MeterQuery,
   parseTime,
   QUARTER_HOUR_MS,
   startOfDay,
-  dayOf,
   TallyError,
 } from '@tally/contracts';
 import { type Period, periodsOf } from './zone.ts';
