@@ -20,7 +20,6 @@ const COMPOSED = [
   'packages/db/src/meters/meter-checks-store.ts',
   'packages/db/src/meters/meter-reader.ts',
   'packages/db/src/meters/meter-rollups-store.ts',
-  'packages/db/src/meters/rollup-sql.ts',
   // The tables that Citus places.
   'packages/db/src/distribution.ts',
   // The text lists the columns of a view from the catalog.
