@@ -20,8 +20,6 @@ import type { Spend } from './spend.ts';
 type Input<Name extends keyof typeof ingest.budgets> = z.output<(typeof ingest.budgets)[Name]['input']>;
 type Output<Name extends keyof typeof ingest.budgets> = z.input<(typeof ingest.budgets)[Name]['output']>;
 
-export type Budgets = ReturnType<typeof createBudgets>;
-
 /** Requests in progress elsewhere may have looked at the list just before it was published. */
 const IN_FORCE_MS = 2 * FRESH_MS;
 

@@ -44,8 +44,6 @@ const PATIENCE_MS = 5_000;
 
 type Settling = { reservationId: string; entry?: UsageEntry | undefined };
 
-export type Reservations = ReturnType<typeof createReservations>;
-
 /** Reservations: producers reserve before they use, and settle with the event. */
 export function createReservations(options: {
   registry: BudgetRegistry;
