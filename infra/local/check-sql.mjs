@@ -15,9 +15,11 @@ const COMPOSED = [
   // A formula of a custom metric.
   'packages/db/src/custom/metric-query.ts',
   // The aggregation, dimensions and filters of a meter.
+  'packages/db/src/meters/event-rows.ts',
+  'packages/db/src/meters/limited-values.ts',
+  'packages/db/src/meters/meter-checks-store.ts',
   'packages/db/src/meters/meter-reader.ts',
   'packages/db/src/meters/meter-rollups-store.ts',
-  'packages/db/src/meters/meter-sql.ts',
   // The tables that Citus places.
   'packages/db/src/distribution.ts',
   // The text lists the columns of a view from the catalog.

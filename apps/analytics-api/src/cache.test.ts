@@ -36,7 +36,8 @@ test('whoever asks what another caller waits for does not wait in the line of th
   const work = held();
   const running = queue('busy', work.work);
   let computed = 0;
-  const ask = (caller: string) => cache.through('test', 'line', SCOPE, async () => ++computed, caller);
+  const ask = (caller: string) =>
+    cache.through({ kind: 'test', question: 'line', scope: SCOPE, callerId: caller }, async () => ++computed);
   const inLine = ask('busy');
   expect(await ask('quiet')).toBe(1);
   // The answer ends the wait of the other one, too.
@@ -51,7 +52,8 @@ test('a caller with too many queries is refused, and not those who ask the same'
   const cache = cacheOf(queue);
   const work = held();
   const tasks = [queue('busy', work.work), queue('busy', work.work)];
-  const ask = (caller: string) => cache.through('test', 'refused', SCOPE, async () => 'answer', caller);
+  const ask = (caller: string) =>
+    cache.through({ kind: 'test', question: 'refused', scope: SCOPE, callerId: caller }, async () => 'answer');
   const [busy, quiet] = await Promise.allSettled([ask('busy'), ask('quiet')]);
   expect(quiet).toMatchObject({ value: 'answer' });
   expect(busy).toMatchObject({ reason: { code: 'RATE_LIMITED' } });
@@ -63,17 +65,11 @@ test('a query that fails rejects all who ask it, and is computed again for the n
   const cache = cacheOf(createFairQueue({ places: 3 }));
   let computed = 0;
   const ask = (caller: string) =>
-    cache.through(
-      'test',
-      'fails',
-      SCOPE,
-      async () => {
-        computed++;
-        if (computed === 1) throw new Error('broken');
-        return computed;
-      },
-      caller,
-    );
+    cache.through({ kind: 'test', question: 'fails', scope: SCOPE, callerId: caller }, async () => {
+      computed++;
+      if (computed === 1) throw new Error('broken');
+      return computed;
+    });
   const outcomes = await Promise.allSettled(['a', 'a', 'b'].map(ask));
   expect(outcomes.map(({ status }) => status)).toEqual(['rejected', 'rejected', 'rejected']);
   expect(await ask('a')).toBe(2);

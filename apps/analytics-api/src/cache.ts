@@ -5,6 +5,16 @@ import { CACHED_ANSWERS, coalesceBy, type FairQueue, type RedisClient, readyJson
 
 export type CacheScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
 
+/** A query whose answer is cached. */
+export type CacheQuery = {
+  kind: string;
+  /** All that the answer depends on, beside what `scope` has counted. */
+  question: unknown;
+  scope: CacheScope;
+  /** Who asks; without a caller it is computed at once. */
+  callerId?: string;
+};
+
 export type CacheStats = {
   memoryHits: number;
   redisHits: number;
@@ -31,25 +41,16 @@ export type Cache = {
    * Returns the answer to a query over counted events: cached, shared with a running computation, or computed. Its key
    * contains the version of the merchants and days of `scope`, read after the query arrived: no answer is older than
    * any commit before the call. `compute` must depend only on the query, the sums of these days and the names of the
-   * directory, and return plain JSON. It runs when a caller who asks for it has its turn; without a caller, at once.
+   * directory, and return plain JSON. It runs when a caller who asks for it has its turn.
    */
-  through<T>(
-    kind: string,
-    question: unknown,
-    scope: CacheScope,
-    compute: () => Promise<T>,
-    callerId?: string,
-  ): Promise<T>;
+  through<T>(query: CacheQuery, compute: () => Promise<T>): Promise<T>;
   /**
    * The same for an answer of which a part is sent unchanged: that part is cached as its JSON, and only `more`, which
    * is needed to finish the answer, is parsed again.
    */
   sent<More>(
-    kind: string,
-    question: unknown,
-    scope: CacheScope,
+    query: CacheQuery,
     compute: () => Promise<{ sent: object; more: More }>,
-    callerId: string,
   ): Promise<{ text: string; more: More }>;
   /** Caches an answer by its query only, at most once a minute: for when nothing better is available. */
   remember(kind: string, question: unknown, answer: unknown): void;
@@ -125,13 +126,8 @@ export function createCache({ redis, changes, queue, now, maxMemoryBytes = 64 * 
   }
 
   /** Returns the text of the answer to a query: cached, shared, or computed in the caller's turn. */
-  async function textOf(
-    kind: string,
-    question: unknown,
-    { merchantIds, startDate, endDate }: CacheScope,
-    compute: () => Promise<string>,
-    callerId: string | undefined,
-  ): Promise<string> {
+  async function textOf({ kind, question, scope, callerId }: CacheQuery, compute: () => Promise<string>) {
+    const { merchantIds, startDate, endDate } = scope;
     if (!redis) return callerId === undefined ? compute() : queue(callerId, compute);
     const version = await versionOf({ merchantIds, startDate, endDate });
     const key = `${CACHED_ANSWERS}:${kind}:${startDate}..${endDate}:${version}:${digest(question)}`;
@@ -159,29 +155,16 @@ export function createCache({ redis, changes, queue, now, maxMemoryBytes = 64 * 
   }
 
   return {
-    async through<T>(
-      kind: string,
-      question: unknown,
-      scope: CacheScope,
-      compute: () => Promise<T>,
-      callerId?: string,
-    ): Promise<T> {
-      const text = await textOf(kind, question, scope, async () => JSON.stringify(await compute()), callerId);
-      return JSON.parse(text) as T;
+    async through<T>(query: CacheQuery, compute: () => Promise<T>) {
+      return JSON.parse(await textOf(query, async () => JSON.stringify(await compute()))) as T;
     },
-    async sent<More>(
-      kind: string,
-      question: unknown,
-      scope: CacheScope,
-      compute: () => Promise<{ sent: object; more: More }>,
-      callerId: string,
-    ) {
+    async sent<More>(query: CacheQuery, compute: () => Promise<{ sent: object; more: More }>) {
       const inParts = async () => {
         const { sent, more } = await compute();
         // Compact JSON has no line ends, so one can separate the parts.
         return `${JSON.stringify(more)}\n${textOfReady(sent) ?? JSON.stringify(sent)}`;
       };
-      const both = await textOf(kind, question, scope, inParts, callerId);
+      const both = await textOf(query, inParts);
       const end = both.indexOf('\n');
       return { text: both.slice(end + 1), more: JSON.parse(both.slice(0, end)) as More };
     },

@@ -177,7 +177,7 @@ test('every answer, cached or not, equals a count of every acknowledged event', 
           flush && running.ingest.flush.drain.mutate({}),
           deriveEvents && running.db.derivations.derive(deriveEvents),
           rollUp && running.db.derivations.rollUp(addDays(TODAY, -rollUp.ago), rollUp.rows),
-          rebuild && running.db.cubes.rebuild(rebuild, addDays(TODAY, -40), TODAY),
+          rebuild && running.db.rebuild.merchant(rebuild, addDays(TODAY, -40), TODAY),
           typeof quarters === 'number' && computeQuarters(quarters),
         ]);
 

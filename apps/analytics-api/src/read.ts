@@ -18,7 +18,7 @@ import {
   TallyError,
 } from '@tally/contracts';
 import type { Db, Sums } from '@tally/db';
-import { decodeCursor, encodeCursor, type FairQueue } from '@tally/service';
+import { decodeCursor, encodeCursor, type FairQueue, groupBy as grouped } from '@tally/service';
 import { z } from 'zod';
 import { type Cache, finished } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
@@ -107,9 +107,7 @@ export function createRead({
       const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy, groupings.length));
       const coverage = knownOn(await freshness.cover(filters, groupings), question);
       const { text, more } = await cache.sent(
-        'breakdown',
-        [question, after],
-        filters,
+        { kind: 'breakdown', question: [question, after], scope: filters, callerId },
         async () => {
           const needs: Needs = { ...needsOf(filters, ...groupings), days: false, sums: by !== 'model' };
           // The providers of a model are listed beside its sums, so nothing is subtracted there.
@@ -140,7 +138,6 @@ export function createRead({
           });
           return { sent, more: { imported, parts, unknown: unknownOf(totals) } };
         },
-        callerId,
       );
       const { imported, parts, unknown } = more;
       return finished<BreakdownAnswer>(text, {
@@ -184,7 +181,7 @@ export function createRead({
         const asked = { ...filters, ...before };
         // Concurrently on another connection: each period is of one moment, the two may differ. Cached by itself, since
         // the days before seldom change and those of this period do with every event.
-        const previous = cache.through('before', asked, asked, () =>
+        const previous = cache.through({ kind: 'before', question: asked, scope: asked }, () =>
           db.usage.snapshot(async (reader) => ({
             sums: textsOf(await reader.totals({ ...filters, parts: plan.before })),
             users: await reader.activeUsers({ ...filters, parts: plan.usersBefore }),
@@ -214,7 +211,7 @@ export function createRead({
         const unknown = unknownOf(add(sums, then));
         return { sent, more: { unknown, plan: Object.values(plan).flat(), importedNow, importedBefore } };
       };
-      const { text, more } = await cache.sent('summary', filters, scope, compute, callerId);
+      const { text, more } = await cache.sent({ kind: 'summary', question: filters, scope, callerId }, compute);
       const { unknown, plan, importedNow, importedBefore } = more;
       const covered = covering(covering(coverage, importedNow), importedBefore, unknown);
       return finished<SummaryAnswer>(text, { coverage: covered, ...planned(plan, explain) });
@@ -255,7 +252,7 @@ export function createRead({
           more: { imported, parts, unknown },
         };
       };
-      const { text, more } = await cache.sent('timeseries', asked, utc, compute, callerId);
+      const { text, more } = await cache.sent({ kind: 'timeseries', question: asked, scope: utc, callerId }, compute);
       const { imported, parts, unknown } = more;
       return finished<SeriesAnswer>(text, {
         coverage: covering(coverage, imported, unknown),
@@ -309,7 +306,10 @@ export function createRead({
           imported,
         };
       };
-      const { imported, ...answer } = await cache.through('filters', question, question, compute, callerId);
+      const { imported, ...answer } = await cache.through(
+        { kind: 'filters', question, scope: question, callerId },
+        compute,
+      );
       return {
         ...answer,
         coverage: imported.parts.length > 0 ? { ...coverage, complete: false } : covering(coverage, imported),
@@ -427,7 +427,7 @@ function assertQuarters(moments: readonly number[], timeZone: string): void {
 type Slot = { slot: number; key: string | null; sums: Sums };
 
 function pointsOf(periods: readonly Period[], slots: readonly Slot[], groupBy: Grouping | undefined) {
-  const bySlot = group(slots);
+  const bySlot = grouped(slots, ({ slot }) => slot);
   return periods.map(({ start, from, to }, index) => {
     const found = bySlot.get(index) ?? [];
     return {
@@ -438,14 +438,4 @@ function pointsOf(periods: readonly Period[], slots: readonly Slot[], groupBy: G
       ...(groupBy && { groups: found.map(({ key, sums }) => ({ key: key ?? 'unknown', ...measuresOf(sums) })) }),
     };
   });
-}
-
-function group(slots: readonly Slot[]): Map<number, Slot[]> {
-  const groups = new Map<number, Slot[]>();
-  for (const slot of slots) {
-    const known = groups.get(slot.slot);
-    if (known) known.push(slot);
-    else groups.set(slot.slot, [slot]);
-  }
-  return groups;
 }

@@ -1,5 +1,6 @@
 import { type Day, TallyError, type Units } from '@tally/contracts';
 import type { Db, Executor, JournalLine, LineToAppend, MerchantDay } from '@tally/db';
+import { groupBy } from '@tally/service';
 import type { Counters, DaysRead, JournalItem } from './counters/counters.ts';
 import type { OldLayout } from './counters/old-layout.ts';
 import { eachAmount } from './line.ts';
@@ -48,7 +49,7 @@ const ATTEMPTS = 50;
 export function createPending(options: {
   counters: Counters;
   oldLayout: Pick<OldLayout, 'waiting'>;
-  db: Pick<Db, 'books' | 'deadLetters'>;
+  db: Pick<Db, 'storedForms' | 'deadLetters'>;
 }): Pending {
   const { counters, oldLayout, db } = options;
 
@@ -70,7 +71,7 @@ export function createPending(options: {
   }
 
   const notCounted: Pending['notCounted'] = async (lines, transaction) => {
-    const counted = await db.books.counted(lines, transaction);
+    const counted = await db.storedForms.counted(lines, transaction);
     return lines.filter((_, position) => !counted.has(position));
   };
 
@@ -109,12 +110,7 @@ export function createPending(options: {
       }
       const wanted = new Set(days.map(nameOf));
       const own = lines.filter((line) => wanted.has(nameOfLine(line)));
-      const waiting = new Map<string, LineToAppend[]>();
-      for (const line of await notCounted(own, transaction)) {
-        const ofDay = waiting.get(nameOfLine(line));
-        if (ofDay) ofDay.push(line);
-        else waiting.set(nameOfLine(line), [line]);
-      }
+      const waiting = groupBy(await notCounted(own, transaction), nameOfLine);
       return days.map((day, index): DayCompared => {
         const ofDay = waiting.get(nameOf(day)) ?? [];
         const { merchantId, date } = day;

@@ -3,7 +3,7 @@ import type { FairQueue, Handlers } from '@tally/service';
 import { type Accept, presentAccepted } from './accept.ts';
 import type { Adjust } from './adjust.ts';
 import type { AuditLog } from './audit-log.ts';
-import type { Budgets } from './budgets/budgets.ts';
+import type { BudgetService } from './budgets/index.ts';
 import type { Changes } from './changes.ts';
 import type { Conflicts } from './conflicts.ts';
 import type { CurrentTotals } from './current.ts';
@@ -48,7 +48,7 @@ export type Parts = {
   prices: Prices;
   pricedByClass: PricedByClass;
   rerate: Rerate;
-  budgets: Budgets;
+  budgets: Pick<BudgetService, 'handlers'>;
   audit: AuditLog;
   sources: Pick<Sources, 'handlers'>;
   /** The queue of reads that take long. */
@@ -58,7 +58,7 @@ export type Parts = {
 /** usage-ingest's procedures: each calls one function and returns its result. */
 export function createHandlers(parts: Parts): Handlers<typeof ingest> {
   const { accept, track, current, recent, explain, adjust, reconcile, deadLetters, closeDays, flush } = parts;
-  const { voidEvent, keys, meters, scales, sessions, prices, budgets, audit, queue } = parts;
+  const { voidEvent, keys, meters, scales, sessions, prices, audit, queue } = parts;
   return {
     usage: {
       async record({ input, caller, event }) {
@@ -187,26 +187,13 @@ export function createHandlers(parts: Parts): Handlers<typeof ingest> {
         return queue(caller.id, () => prices.unpriced(input));
       },
     },
-    budgets: {
-      create: async ({ input, caller }) => budgets.create(input, caller),
-      update: async ({ input, caller }) => budgets.update(input, caller),
-      get: async ({ input, caller }) => budgets.get(input, caller),
-      list: async ({ input, caller }) => budgets.list(input, caller),
-      remove: async ({ input, caller }) => budgets.remove(input, caller),
-      status: async ({ input, caller }) => budgets.status(input, caller),
-      reserve: async ({ input, caller }) => budgets.reserve(input, caller),
-      check: async ({ input, caller }) => budgets.check(input, caller),
-      reserveMany: async ({ input, caller }) => budgets.reserveMany(input, caller),
-      settle: async ({ input, caller }) => budgets.settle(input, caller),
-      settleMany: async ({ input, caller }) => budgets.settleMany(input, caller),
-      release: async ({ input, caller }) => budgets.release(input, caller),
-    },
     audit: {
       list: async ({ input }) => audit(input),
     },
     users: {
       erase: async ({ input, caller }) => parts.eraseUser(input, caller),
     },
+    ...parts.budgets.handlers,
     ...parts.sources.handlers,
   };
 }

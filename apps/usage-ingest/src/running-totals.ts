@@ -21,7 +21,7 @@ const MAX_LINES = 10_000;
 export function createRunningTotals(options: {
   counters: Counters;
   pending: Pending;
-  db: Pick<Db, 'usage' | 'books'>;
+  db: Pick<Db, 'usage' | 'storedForms'>;
   /** Flushes pending events of these merchants, for a bounded time. Never throws. */
   flushSoon(merchantIds: readonly string[]): Promise<unknown>;
   /** Returns true if events of the merchant lately went directly to Postgres, so that its totals may be too low. */
@@ -48,7 +48,7 @@ export function createRunningTotals(options: {
       await options.flushSoon([merchantId]);
       read = await pending.lines(shard, [merchantId], MAX_LINES);
     }
-    const { sums, notCounted } = await db.books.day(
+    const { sums, notCounted } = await db.storedForms.day(
       merchantId,
       date,
       read.lines.filter((line) => line.date === date),

@@ -1,7 +1,6 @@
 import { randomUUID } from 'node:crypto';
-import { setTimeout as wait } from 'node:timers/promises';
 import { HOUR_MS, ingest } from '@tally/contracts';
-import { type Db, openDb } from '@tally/db';
+import type { Db } from '@tally/db';
 import {
   type App,
   contractRoutes,
@@ -10,13 +9,10 @@ import {
   createAuthenticate,
   createFairQueue,
   createKeyMirror,
-  createReadiness,
-  createRedis,
   failureLog,
   type Log,
   type RedisClient,
   type Releasers,
-  redisReady,
   serveContract,
   startLoop,
   startTelemetry,
@@ -25,22 +21,16 @@ import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
-import { createBudgets } from './budgets/budgets.ts';
-import { createLedger } from './budgets/ledger.ts';
-import { createBudgetRegistry } from './budgets/registry.ts';
-import { createSpend } from './budgets/spend.ts';
+import { createBudgetService } from './budgets/index.ts';
 import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
 import { type Counters, createCounters } from './counters/counters.ts';
-import { createRedisKeys, type RedisKeys } from './counters/keys.ts';
+import type { RedisKeys } from './counters/keys.ts';
 import { createOldLayout } from './counters/old-layout.ts';
-import { createShardCount } from './counters/shard-count.ts';
 import { createDeduplicationWindow, type DeduplicationWindow } from './counters/window.ts';
 import { createCurrentTotals } from './current.ts';
 import { createDeadLetters } from './dead-letters.ts';
 import { createDerive, type Derive } from './derive/derive.ts';
-import { createDirectWrites } from './direct-writes.ts';
-import { type Durability, durabilityOf } from './durability.ts';
 import type { Env } from './env.ts';
 import { createEraseUser } from './erase.ts';
 import { createExplain } from './explain.ts';
@@ -54,6 +44,7 @@ import { createDeriveMeters, type DeriveMeters } from './meters/derive-meters.ts
 import { createMeters } from './meters/meters.ts';
 import { createRegistry } from './meters/registry.ts';
 import { createIngestMetrics } from './metrics.ts';
+import { openStores } from './open-stores.ts';
 import { createPending } from './pending.ts';
 import { createPricedByClass } from './prices/classes.ts';
 import { createPrices } from './prices/prices.ts';
@@ -74,14 +65,9 @@ import { createRunningTotals } from './running-totals.ts';
 import { createSessions } from './sessions.ts';
 import { createSources } from './sources/index.ts';
 import type { Source } from './sources/source.ts';
-import { watchStores } from './stores.ts';
 import { createTrack } from './track.ts';
 import { createVoidEvent } from './void.ts';
 
-/** A starting service waits this long for each store, then continues without it. */
-const START_WAIT_MS = 2_000;
-/** The interval at which the number of shards is read until both stores have answered. */
-const AGREE_MS = 500;
 const DIRECT_WAIT_MS = 300_000;
 
 export type IngestService = {
@@ -113,68 +99,17 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   const { log, releasers, now = Date.now, isFlusher = false } = options;
   const registry = new Registry();
   await startTelemetry(env, { service: 'usage-ingest', registry, releasers });
-  const db = await openDb(env.DATABASE_URL, {
-    applicationName: 'usage-ingest',
-    poolSize: env.POSTGRES_POOL_SIZE,
-    dimensionValuesPerDay: env.MAX_DIMENSION_VALUES_PER_DAY,
-    onUnavailable: failureLog(log, 'starting without Postgres', { level: 'warn' }),
-  });
-  releasers.push('postgres', () => db.close());
-  // A clock that was given stands for all clocks.
-  const agreedNow = options.now ? async () => now() : async () => Math.min(now(), (await db.look()).at);
-  const redis = createRedis(env.REDIS_URL, failureLog(log, 'the connection to Redis failed', { level: 'warn' }));
-  releasers.push('redis', () => redis.disconnect());
-  await redisReady(redis, START_WAIT_MS).catch((error: unknown) => log.warn({ err: error }, 'starting without Redis'));
-
-  const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const metrics = createIngestMetrics(registry);
-  let durability: Durability = { level: 'unknown', notes: ['Redis has not answered yet.'] };
-  const readDurability = async () => {
-    durability = await durabilityOf(redis);
-    metrics.durability(durability);
-    log.info({ durability }, 'durability');
-  };
-  const keys = createRedisKeys({ shards: env.USAGE_SHARDS, clustered: 'nodes' in redis, now });
-  const shards = createShardCount({
-    redis,
-    store: db.shards,
-    keys,
-    wanted: env.USAGE_SHARDS,
-    onProblem: (problem) => log.error(problem),
-  });
-  const directWrites = createDirectWrites(() => performance.now());
-  const stores = watchStores({
-    db,
-    redis,
-    highMark: env.REDIS_MEMORY_HIGH_MARK,
-    isShardCountKnown: shards.isKnown,
-    onChange(store, reason) {
-      metrics.inUse(store, reason === undefined);
-      log.warn({ store, err: reason }, reason ? 'a store is not used' : 'a store is used again');
-      if (store === 'redis' && !reason) void readDurability().catch(() => {});
-    },
-    onRefusedWrites: directWrites.redisRefusesWrites,
-  });
-  releasers.push('stores', () => stores.stop());
-  const readiness = createReadiness({
-    postgres: db,
-    redis,
-    memoryMark: env.REDIS_MEMORY_HIGH_MARK,
-    isUsed: (store) => !stores[store].isOpen(),
-    // Either store is enough to accept usage; without both nothing can be promised. A flush needs both.
-    isOk: (stores, writable) => (isFlusher ? stores.postgres && stores.redis : writable.postgres || writable.redis),
-    facts: () => ({ durability }),
+  const { db, redis, keys, shards, stores, directWrites, readiness } = await openStores(env, {
     log,
+    releasers,
+    metrics,
+    isFlusher,
     now,
   });
-  await Promise.race([shards.agree(), wait(START_WAIT_MS, undefined, { ref: false })]);
-  const agreeing = startLoop(AGREE_MS, shards.agree, () => {});
-  releasers.push('shard count', () => agreeing.stop());
-  const problems = await db.durabilityProblems().catch(() => []);
-  if (problems.length > 0) throw new Error(problems.join('; '));
-  await Promise.all([stores.postgres.look(), stores.redis.look()]);
-  if (redis.status === 'ready') await readDurability().catch(() => {});
-
+  // A clock that was given stands for all clocks.
+  const agreedNow = options.now ? async () => now() : async () => Math.min(now(), (await db.look()).at);
+  const fault = options.fault ?? faultsOf(env.TALLY_FAULT);
   const window = createDeduplicationWindow(redis, keys, env.DEDUPLICATION_MEMORY_SHARE);
   const limits = { typesPerDay: env.MAX_METRIC_TYPES_PER_DAY, waitReplicas: env.REDIS_WAIT_REPLICAS };
   const unguarded = createCounters(redis, keys, limits, window);
@@ -196,17 +131,16 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
   };
   const meterRegistry = createRegistry({ db, redis, keys });
   const { scales } = meterRegistry;
-  const budgetRegistry = createBudgetRegistry({ store: db.budgets, redis, now });
-  await budgetRegistry.refresh().catch((error: unknown) => log.warn({ err: error }, 'starting without budgets'));
-  const ledger = createLedger(redis);
-  const spend = createSpend({
-    ledger,
-    registry: budgetRegistry,
-    store: db.budgets,
-    drain: async () => (await flush.drainAll()).errors.length === 0,
+  const drainAll = async () => (await flush.drainAll()).errors.length === 0;
+  const budgets = createBudgetService({
+    db,
+    redis,
+    accept: { record: (batch) => accept.record(batch) },
+    drain: drainAll,
+    log,
     now,
-    onError: failureLog(log, 'spend of budgets was not read or noted; it is tried again', { level: 'warn' }),
   });
+  await budgets.refresh().catch((error: unknown) => log.warn({ err: error }, 'starting without budgets'));
   // Of ten connections, four are for events that are written at once, and four for reads of two each: flushes always
   // find one.
   const shareOf = (share: number) => Math.max(1, Math.floor(env.POSTGRES_POOL_SIZE * share));
@@ -235,7 +169,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
     onConflicts: sawConflicts,
     onFolded: metrics.folded,
-    onAccepted: (lines) => void spend.note(lines),
+    onAccepted: (lines) => void budgets.note(lines),
     writeDirectly: directWrites.track,
   });
   const derive = createDerive({ db, register: registry, sliceEvents: env.DERIVE_SLICE_EVENTS, now, agreedNow });
@@ -272,7 +206,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     },
   });
   const flush = createFlush({ counters, oldLayout, db, drain, now });
-  const reading = spend.start();
+  const reading = budgets.start();
   releasers.push('budgets', () => reading.stop());
   const pending = createPending({ counters, oldLayout, db });
   const totals = createRunningTotals({
@@ -405,20 +339,11 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
       registry: priceRegistry,
       meters: meterRegistry,
       repair,
-      drain: async () => (await flush.drainAll()).errors.length === 0,
+      drain: drainAll,
     }),
     prices: createPrices({ store: db.prices, registry: priceRegistry }),
     pricedByClass: createPricedByClass({ store: db.prices, registry: priceRegistry }),
-    budgets: createBudgets({
-      store: db.budgets,
-      meters: db.meters,
-      registry: budgetRegistry,
-      ledger,
-      spend,
-      accept,
-      now,
-      onDegraded: failureLog(log, 'budgets could not be asked; their settings decided', { level: 'warn' }),
-    }),
+    budgets,
     audit: createAuditLog(db.audit),
     sources,
   });

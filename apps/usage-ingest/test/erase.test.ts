@@ -87,7 +87,7 @@ test('a user is gone from every table and from Redis, and all numbers stay', asy
       { ...{ merchant_id: merchantId, date: TODAY, id: 'a', time: Date.parse(TODAY) }, user_id: ada, origin: 'x' },
     ],
   });
-  await db.journal.bury(
+  await db.journal.addDeadLetter(
     { ...{ merchant_id: merchantId, date: TODAY, id: 'dead', time: 1, user_id: ada }, origin: 'direct' },
     { code: '22003', message: 'too large' },
   );
@@ -257,7 +257,7 @@ test('whenever users are erased and wherever that is cut off, each keeps its num
         } else if (each.do === 'flush') await admin.flush.merchant.mutate({ merchantId });
         else if (each.do === 'derive') await ingest.derive.run();
         else if (each.do === 'meters') await ingest.deriveMeters.run();
-        else if (each.do === 'rebuild') await db.cubes.rebuild(merchantId, dateOf(30), TODAY);
+        else if (each.do === 'rebuild') await db.rebuild.merchant(merchantId, dateOf(30), TODAY);
         else {
           let left = each.slices;
           await eraseUntil(each.user, () => --left <= 0);

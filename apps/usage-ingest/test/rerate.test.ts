@@ -235,7 +235,7 @@ test('ends where pricing at first would have ended, whatever happened before', a
       for (const each of steps) {
         if ('set' in each) await setInput(String(each.set));
         else if ('rerate' in each) await rerate(false);
-        else if ('rebuild' in each) await ingest.db.cubes.rebuild(merchantId, '2026-11-22', '2026-11-22');
+        else if ('rebuild' in each) await ingest.db.rebuild.merchant(merchantId, '2026-11-22', '2026-11-22');
         else if ('void' in each) {
           if (voided < events)
             await ingest.admin.usage.void.mutate({ merchantId, id: `e${voided++}`, reason: 'wrong' });

@@ -280,10 +280,7 @@ export function createTally(options: TallyOptions): Tally {
   const guards = () => (ownGuards ??= openGuards());
 
   function openGuards(): Guards {
-    const sealer = createMerger({
-      ...{ merge: false, scaleOf, newId },
-      admit: () => undefined,
-    });
+    const sealer = createMerger({ merge: false, scaleOf, newId, admit: () => undefined });
     const reject = (entry: Record<string, unknown>, code: string, message: string) =>
       onRejected({ entry, code, message, records: 1 });
     return createGuards({

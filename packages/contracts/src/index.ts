@@ -100,20 +100,9 @@ export {
   UsageEntry,
 } from './entry.ts';
 export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
-export {
-  Adjustment,
-  ApiKey,
-  DeadLetter,
-  Explanation,
-  FlushResult,
-  IdConflict,
-  type IngestRouter,
-  ingest,
-  RecordResult,
-  RecordWarning,
-  Rejection,
-  StoredEntry,
-} from './ingest.ts';
+export { FlushResult } from './flush.ts';
+export { DeadLetter, type IngestRouter, ingest } from './ingest.ts';
+export { ApiKey } from './keys.ts';
 export { LITELLM_GUARDRAIL_PATH, LITELLM_PATHS, LitellmPull, LitellmReceipt } from './litellm.ts';
 export {
   CALL_SIZES,
@@ -196,3 +185,12 @@ export {
   trimesterOf,
   yearOf,
 } from './time.ts';
+export {
+  Adjustment,
+  Explanation,
+  IdConflict,
+  RecordResult,
+  RecordWarning,
+  Rejection,
+  StoredEntry,
+} from './usage.ts';

@@ -77,7 +77,6 @@ export {
   type SourceRejection,
   type SourcesStore,
 } from './registries/sources-store.ts';
-export type { BookRow, PeriodRow } from './rollups/books-store.ts';
 export type { Change, ChangePlace } from './rollups/change-log-store.ts';
 export type { DayVersion } from './rollups/checks-store.ts';
 export type { DayStatus, FlatDay } from './rollups/days-store.ts';
@@ -92,6 +91,7 @@ export type {
   StalePeriod,
 } from './rollups/rollups-store.ts';
 export type { Scope } from './rollups/scope.ts';
+export type { FormsRow, PeriodRow } from './rollups/stored-forms-store.ts';
 export type { ExportRow, GroupRow, MerchantMetric, Position, Sums, UsageReader } from './rollups/usage-reader.ts';
 export type { MerchantDay } from './rows.ts';
 export type { Executor } from './run-sql.ts';

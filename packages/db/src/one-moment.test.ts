@@ -188,7 +188,7 @@ suite('a day that is rolled up while an event of it is counted has the event onc
     release();
   }
   while ((await db.derivations.derive(1_000)).flushes > 0);
-  expect(await db.books.periodsApart({ startDate: '2026-02-01', endDate: '2026-02-28' })).toEqual([]);
+  expect(await db.storedForms.periodsApart({ startDate: '2026-02-01', endDate: '2026-02-28' })).toEqual([]);
 });
 
 suite('the snapshot of a day that is current has every event of the day', async () => {

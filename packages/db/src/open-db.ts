@@ -29,14 +29,14 @@ import { createPricesStore, type PricesStore } from './registries/prices-store.t
 import { createRealtimeStore, type RealtimeStore } from './registries/realtime-store.ts';
 import { createSessionsStore, type SessionsStore } from './registries/sessions-store.ts';
 import { createSourcesStore, type SourcesStore } from './registries/sources-store.ts';
-import { type BooksStore, createBooksStore } from './rollups/books-store.ts';
 import { type ChangeLogStore, createChangeLogStore } from './rollups/change-log-store.ts';
 import { type ChangesStore, createChangesStore } from './rollups/changes-store.ts';
 import { type ChecksStore, createChecksStore } from './rollups/checks-store.ts';
-import { type CubesStore, createCubesStore } from './rollups/cubes-store.ts';
 import { createDaysStore, type DaysStore } from './rollups/days-store.ts';
 import { createDerivationsStore, type DerivationsStore } from './rollups/derivations-store.ts';
+import { createRebuildStore, type RebuildStore } from './rollups/rebuild-store.ts';
 import { createRollupsStore, type RollupsStore } from './rollups/rollups-store.ts';
+import { createStoredFormsStore, type StoredFormsStore } from './rollups/stored-forms-store.ts';
 import { createUsageStore, type UsageStore } from './rollups/usage-store.ts';
 import { sql } from './run-sql.ts';
 import { isMigrated } from './schema.ts';
@@ -46,13 +46,13 @@ export type Db = {
   journal: Journal;
   shards: ShardsStore;
   partitions: Pick<Partitions, 'closable' | 'close' | 'isClosed'>;
-  cubes: CubesStore;
+  rebuild: RebuildStore;
   derivations: DerivationsStore;
   conflicts: ConflictsStore;
   corrections: CorrectionsStore;
   deadLetters: DeadLettersStore;
   erasures: ErasuresStore;
-  books: BooksStore;
+  storedForms: StoredFormsStore;
   checks: ChecksStore;
   events: EventsStore;
   usage: UsageStore;
@@ -128,12 +128,12 @@ export async function openDb(url: string, options: DbOptions & Unavailable = {})
     shards: createShardsStore(dataSource),
     partitions,
     derivations: createDerivationsStore(dataSource),
-    cubes: createCubesStore(dataSource, journal, partitions, meterRollups),
+    rebuild: createRebuildStore(dataSource, journal, partitions, meterRollups),
     conflicts: createConflictsStore(dataSource),
     corrections: createCorrectionsStore(dataSource, journal, admission, meterRollups),
     deadLetters: createDeadLettersStore(dataSource),
     erasures: createErasuresStore(dataSource, journal, days, meterRollups),
-    books: createBooksStore(dataSource),
+    storedForms: createStoredFormsStore(dataSource),
     checks: createChecksStore(dataSource),
     events: createEventsStore(dataSource),
     usage: createUsageStore(dataSource),

@@ -35,6 +35,7 @@ export { storeFaultOf } from './errors/store-errors.ts';
 export { exactEntries, NUMBER_MARK, parseExactly, unitsOf } from './exact-json.ts';
 export { fetchWithin } from './fetch-within.ts';
 export { createFlushedUntil, type FlushedUntil } from './flushed-until.ts';
+export { groupBy } from './group-by.ts';
 export { type EdgeEnv, edgeEnv, flag, httpAddress, parseEnv, SettingsError, serviceEnv, whole } from './process/env.ts';
 export { createLog, failureLog, type Log } from './process/log.ts';
 export { type Loop, startLoop } from './process/loop.ts';

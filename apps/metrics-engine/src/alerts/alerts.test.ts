@@ -8,8 +8,9 @@ import { Webhook } from 'standardwebhooks';
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { type Engine, prepareStores, type Stores } from '../../test/start.ts';
 import { isPublic, lookupPublic, type Resolve } from './address-guard.ts';
-import { compare, createAlerts } from './alerts.ts';
+import { createAlerts } from './alerts.ts';
 import { createDeliver, reasonOf } from './deliver.ts';
+import { compare } from './measure.ts';
 
 let stores: Stores;
 let clock: { now: number };

@@ -1,33 +1,18 @@
 import {
   type Alert,
-  DAY_MS,
-  type Day,
-  dayOf,
   type engine,
   formatQuantity,
-  formatUnits,
-  isMeasure,
   MINUTE_MS,
-  parseQuantity,
   percentOf,
-  startOfDay,
   TallyError,
   type Units,
 } from '@tally/contracts';
-import {
-  type AlertRow,
-  type BudgetRow,
-  type BudgetSpend,
-  type Db,
-  type MeterRow,
-  REJECTIONS_KEPT,
-  scaleOfBudget,
-  unitOfBudget,
-} from '@tally/db';
-import { type Caller, decodeCursor, encodeCursor, type Loop, startLoop } from '@tally/service';
+import { type AlertRow, type BudgetRow, type Db, scaleOfBudget, unitOfBudget } from '@tally/db';
+import { type Caller, decodeCursor, encodeCursor, groupBy, type Loop, startLoop } from '@tally/service';
 import { z } from 'zod';
 import type { Custom } from '../custom/custom.ts';
 import type { Drain } from '../fresh.ts';
+import { createMeasure, type Measured, type Spending, silenceOf } from './measure.ts';
 import { messageOf } from './message.ts';
 
 type Input<Name extends keyof typeof engine.alerts> = z.output<(typeof engine.alerts)[Name]['input']>;
@@ -42,18 +27,6 @@ const AT_ONCE = 2;
  * too.
  */
 const LOOPS: readonly (readonly AlertRow['on'][])[] = [['silence', 'rejections', 'drift'], ['meter'], ['custom']];
-/** A forecast after less than this part of a period is meaningless. */
-const FORECAST_FROM = 20n;
-
-/** The current value that a rule watches. */
-type Measured = {
-  fires: boolean;
-  value: string | null;
-  /** One firing per start. */
-  periodStart: number;
-  threshold: string;
-  text: string;
-};
 
 export type Alerts = ReturnType<typeof createAlerts>;
 
@@ -65,21 +38,14 @@ export function createAlerts(options: {
   now: () => number;
   onError(error: unknown): void;
 }) {
-  const { db, custom, drain, now } = options;
+  const { db, drain, now } = options;
+  const { measure, assertTarget } = createMeasure(options);
   /** When this process checked each rule last, and in which period it looked at the one before. */
   const looks = new Map<string, { at: number; period?: number }>();
 
   /** The budgets as this process last read them: thousands take longer to read than all that is spent of them. */
   let active: { version: string; budgets: ReadonlyMap<string, BudgetRow> } | undefined;
 
-  /** Spend of budgets at a moment, and how other usage is flushed before it is measured. */
-  type Spending = {
-    budgets: ReadonlyMap<string, BudgetRow>;
-    /** By budget. */
-    spends: ReadonlyMap<string, readonly BudgetSpend[]>;
-    at: number;
-    flush: Drain;
-  };
   async function spending(): Promise<Spending> {
     const at = now();
     if (active === undefined || (await db.budgets.version()) !== active.version) {
@@ -87,13 +53,8 @@ export function createAlerts(options: {
       active = { version, budgets: new Map(budgets.map((budget) => [budget.id, budget])) };
     }
     const { budgets } = active;
-    const spends = new Map<string, BudgetSpend[]>();
-    for (const each of budgets.size === 0 ? [] : await db.budgets.spends(new Date(at))) {
-      const known = spends.get(each.budgetId);
-      if (known) known.push(each);
-      else spends.set(each.budgetId, [each]);
-    }
-    return { budgets, spends, at, flush: drain };
+    const spends = budgets.size === 0 ? [] : await db.budgets.spends(new Date(at));
+    return { budgets, spends: groupBy(spends, ({ budgetId }) => budgetId), at, flush: drain };
   }
 
   async function fireThresholds({ budgets, spends }: Spending): Promise<void> {
@@ -143,89 +104,6 @@ export function createAlerts(options: {
     const body = messageOf(event, Number(at), text, data);
     const periodStart = new Date(firing.periodStart);
     await db.alerts.fire({ rule, periodStart, threshold, event, data: { value, text }, body, at, webhookIds });
-  }
-
-  async function measure(rule: AlertRow, { budgets, spends, at, flush }: Spending): Promise<Measured | undefined> {
-    const { above, forecastAbove, percentOf: ofLimit } = rule.condition;
-    if (rule.on === 'silence') {
-      const { complete } = await flush(rule.target);
-      const last = await db.alerts.lastEventAt(rule.target);
-      // If not everything is flushed, there may be newer events.
-      return complete && last !== undefined ? silenceOf(rule, last, at) : undefined;
-    }
-    if (rule.on === 'budget') {
-      const budget = budgets.get(rule.target);
-      const period = spends.get(rule.target)?.find(({ start, ends }) => at >= start && (ends === null || at < ends));
-      if (!budget || !period) return undefined;
-      const spent = forecastAbove === undefined ? period.spent : forecastOf(period, at);
-      const wanted = (forecastAbove ?? above)!;
-      const bound = ofLimit
-        ? percentUnits(wanted, BigInt(budget.limit))
-        : parseQuantity(budget.measure, wanted, scaleOfBudget(budget));
-      if (spent === undefined || bound === undefined) return undefined;
-      const value = formatQuantity(budget.measure, spent, scaleOfBudget(budget));
-      const what = forecastAbove === undefined ? 'used' : 'expected by the end of the period';
-      return {
-        fires: spent > bound || (ofLimit !== undefined && spent >= bound),
-        ...{ value, periodStart: period.start, threshold: `${wanted}${ofLimit ? '%' : ''}` },
-        text: `${rule.name}: ${value} ${unitOfBudget(budget)} ${what} of budget ${budget.name}.`,
-      };
-    }
-    const day = dayOf(at);
-    if (rule.on === 'rejections') {
-      const rows = await db.sources.rejections({ source: rule.target, limit: REJECTIONS_KEPT });
-      const today = rows.filter((row) => dayOf(Number(row.at)) === day);
-      const value = `${today.length}`;
-      const text = `${rule.name}: source ${rule.target} had ${value} events rejected today, the last one: ${today[0]?.code ?? 'none'}.`;
-      return { fires: today.length > Number(above), value, periodStart: startOfDay(day), threshold: above!, text };
-    }
-    if (rule.on === 'drift') {
-      const { numbers = 0, examples: [example] = [] } = (await db.checks.driftOn(day)) ?? {};
-      const where = example
-        ? `, one of ${example.merchantId || 'all merchants'} on ${example.date} (${example.what})`
-        : '';
-      const text = `${rule.name}: reconciliation found ${numbers} numbers that differ${where}.`;
-      return {
-        fires: numbers > Number(above),
-        ...{ value: `${numbers}`, periodStart: startOfDay(day), threshold: above!, text },
-      };
-    }
-    if (rule.on === 'meter') {
-      const value = await valueOfMeter(rule.target, day, flush);
-      return value === undefined ? undefined : comparedTo(rule, value, day);
-    }
-    const value = await custom.measure(VIEWER, { id: rule.target, startDate: day, endDate: day, merchantId: null });
-    return comparedTo(rule, value, day);
-  }
-
-  /** Reads the value of a meter on a UTC day; undefined where the meter is gone, or not all is flushed. */
-  async function valueOfMeter(target: string, day: Day, flush: Drain): Promise<string | null | undefined> {
-    const { meter, merchantId, key } = await meterOf(target);
-    if (!meter && !isBuiltIn(key)) return undefined;
-    const { complete } = await flush(merchantId);
-    if (!complete) return undefined;
-    if (!meter) {
-      const metricTypes = key === TOTAL_TOKENS ? ['prompt_tokens', 'completion_tokens'] : [key];
-      const sum = await db.usage.sumOfDay(day, metricTypes, merchantId);
-      return sum === null ? null : formatQuantity(key, sum);
-    }
-    const start = startOfDay(day);
-    const [row] = await db.meters.read(meter, {
-      ...{ merchantIds: merchantId === null ? undefined : [merchantId], starts: [start], end: start + DAY_MS },
-      ...{ groupBy: [], filters: {}, limit: 1 },
-    });
-    if (!row) return null;
-    return formatUnits(BigInt(row.value), isCounted(meter) ? 0 : meter.scale);
-  }
-
-  /** The declared meter of a rule: of one merchant its own first, else the one for all. */
-  async function meterOf(
-    target: string,
-  ): Promise<{ meter: MeterRow | undefined; merchantId: string | null; key: string }> {
-    const at = target.lastIndexOf('/');
-    const [merchantId, key] = at < 0 ? [null, target] : [target.slice(0, at), target.slice(at + 1)];
-    const own = merchantId === null ? undefined : await db.meters.find({ key, merchantId });
-    return { meter: own ?? (await db.meters.find({ key, merchantId: '' })), merchantId, key };
   }
 
   /** Checks one rule as of a moment before its flush; `open` has those that fired and did not end. */
@@ -368,9 +246,7 @@ export function createAlerts(options: {
     },
     async create(input: Input<'create'>, caller: Caller): Promise<Alert> {
       const row = { ...input, createdBy: caller.id };
-      if (input.on === 'budget') await assertBudget(input);
-      if (input.on === 'meter') await assertMeter(input.target);
-      if (input.on === 'custom') await assertCustom(input.target);
+      await assertTarget(input);
       return present(await db.alerts.createAlert(row));
     },
     async update({ id, name, webhookIds }: Input<'update'>): Promise<Alert> {
@@ -401,55 +277,9 @@ export function createAlerts(options: {
       };
     },
   };
-
-  async function assertCustom(target: string): Promise<void> {
-    if (!z.uuid().safeParse(target).success) throw new TallyError('NOT_FOUND', `There is no custom metric ${target}.`);
-    await custom.get(VIEWER, target);
-  }
-
-  async function assertMeter(target: string): Promise<void> {
-    const { meter, key } = await meterOf(target);
-    if (!meter && !isBuiltIn(key)) throw new TallyError('NOT_FOUND', `There is no meter ${target}.`);
-    if (meter?.aggregation === 'PERCENTILE')
-      throw new TallyError('INVALID_INPUT', 'target: A PERCENTILE meter has no single value; use a custom metric.');
-  }
-
-  async function assertBudget({ target, condition }: Input<'create'>): Promise<void> {
-    const budget = z.uuid().safeParse(target).success ? await db.budgets.find(target) : undefined;
-    if (!budget || budget.removedAt) throw new TallyError('NOT_FOUND', `There is no budget ${target}.`);
-    const wanted = (condition.above ?? condition.forecastAbove)!;
-    const measure = condition.percentOf ? 'cost' : budget.measure;
-    if (parseQuantity(measure, wanted, scaleOfBudget(budget)) === undefined)
-      throw new TallyError('INVALID_INPUT', `condition: Expected an amount of ${unitOfBudget(budget)}, not ${wanted}.`);
-  }
 }
-
-/** Reads custom metrics of all. */
-const VIEWER = { id: 'alerts', merchantId: null, teamId: null, all: true };
 
 const NO_BUDGETS = { budgets: new Map<string, never>(), spends: new Map<string, never>() };
-
-/** Compares the silence of a merchant since its last event with the minutes of a rule. */
-function silenceOf({ target, condition: { minutes } }: AlertRow, last: Date, at: number): Measured {
-  const silent = Math.floor((at - Number(last)) / MINUTE_MS);
-  return {
-    fires: silent >= minutes!,
-    ...{ value: String(Math.max(silent, 0)), periodStart: Number(last), threshold: String(minutes) },
-    text: `No usage of ${target} for ${silent} minutes, since ${last.toISOString()}.`,
-  };
-}
-
-/** Compares the value of a UTC day with the limit of a rule. */
-function comparedTo(rule: AlertRow, value: string | null, day: Day): Measured {
-  const { above, below } = rule.condition;
-  const wanted = (above ?? below)!;
-  const side = value === null ? 0 : compare(value, wanted);
-  return {
-    fires: value !== null && (above === undefined ? side < 0 : side > 0),
-    ...{ value, periodStart: startOfDay(day), threshold: wanted },
-    text: `${rule.name}: ${value} is ${above === undefined ? 'below' : 'above'} ${wanted}.`,
-  };
-}
 
 const dataOf = (rule: AlertRow, { value, threshold, periodStart }: Measured) => ({
   ...{ alertId: rule.id, name: rule.name, on: rule.on, target: rule.target, value, threshold },
@@ -461,37 +291,6 @@ const EVENTS: Partial<Record<AlertRow['on'], 'source.rejected' | 'drift.found'>>
   rejections: 'source.rejected',
   drift: 'drift.found',
 };
-
-const TOTAL_TOKENS = 'total_tokens';
-/** Built-in meters whose sums of a day are kept for each merchant. */
-const isBuiltIn = (key: string) => key === TOTAL_TOKENS || isMeasure(key);
-
-const isCounted = ({ aggregation }: MeterRow) => aggregation === 'COUNT' || aggregation === 'UNIQUE';
-
-/** Projects the spend at the end of a period from the spend so far; undefined while too little of it has passed. */
-function forecastOf({ start, ends, spent }: BudgetSpend, at: number): Units | undefined {
-  if (ends === null) return undefined;
-  const [whole, over] = [BigInt(ends - start), BigInt(Math.max(at - start, 0))];
-  return over * FORECAST_FROM < whole ? undefined : (spent * whole) / over;
-}
-
-/** A percentage of a limit, rounded up to whole units: amounts of at least that have reached it. */
-function percentUnits(percent: string, limit: Units): Units | undefined {
-  const nano = parseQuantity('cost', percent);
-  const divisor = 100n * 10n ** 9n;
-  return nano === undefined ? undefined : (limit * nano + divisor - 1n) / divisor;
-}
-
-/** Compares two decimals exactly: negative, 0 or positive. */
-export function compare(one: string, other: string): number {
-  const decimals = Math.max(...[one, other].map((text) => text.split('.')[1]?.length ?? 0));
-  const units = (text: string) => {
-    const [whole, fraction = ''] = text.split('.') as [string, string?];
-    return BigInt(whole + fraction.padEnd(decimals, '0'));
-  };
-  const difference = units(one) - units(other);
-  return difference < 0n ? -1 : difference > 0n ? 1 : 0;
-}
 
 function present(row: AlertRow): Alert {
   const { id, name, on, target, condition, webhookIds, createdBy } = row;

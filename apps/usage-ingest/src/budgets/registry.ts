@@ -1,4 +1,4 @@
-import { Budget, EVENT_TYPE_PROPERTY } from '@tally/contracts';
+import { Budget, EVENT_TYPE_PROPERTY, TallyError } from '@tally/contracts';
 import {
   ActiveBudget,
   type BudgetMeter,
@@ -9,9 +9,8 @@ import {
   type JournalLine,
   TeamMember,
 } from '@tally/db';
-import type { RedisClient } from '@tally/service';
+import { groupBy, type RedisClient } from '@tally/service';
 import { z } from 'zod';
-import { groupBy } from '../group-by.ts';
 import { createVersionedList, type VersionedList } from '../versioned-list.ts';
 
 /** A period of a budget, as named in Redis. */
@@ -61,6 +60,17 @@ const Stored = z.object({
 });
 
 export type BudgetRegistry = VersionedList<BudgetList & { turnsAt: number }>;
+
+/** Returns the list, not older than `FRESH_MS`. Throws UNAVAILABLE if no store has it. */
+export async function listNow(registry: BudgetRegistry): Promise<BudgetList> {
+  await registry.freshen();
+  const list = registry.current();
+  if (list) return list;
+  await registry.refresh().catch((cause: unknown) => {
+    throw new TallyError('UNAVAILABLE', 'The budgets are unknown: no store answers. Try again.', { cause });
+  });
+  return registry.current()!;
+}
 
 /** The active budgets and their periods as this process knows them: at most some seconds behind `budgets`. */
 export function createBudgetRegistry({

@@ -75,7 +75,7 @@ export function createOldLayout(redis: RedisClient, journal: Journal): OldLayout
         return (await appendByHalves(lines.slice(0, half))) + (await appendByHalves(lines.slice(half)));
       }
       const message = error instanceof Error ? error.message : String(error);
-      await journal.bury(lines[0]!, { code: 'REFUSED', message });
+      await journal.addDeadLetter(lines[0]!, { code: 'REFUSED', message });
       return 0;
     }
   }

@@ -133,7 +133,7 @@ export function createDrain(options: DrainOptions): Drain {
           skipped: [...first.skipped, ...second.skipped],
         };
       }
-      const isFirst = await journal.bury(line!, reasonOf(error));
+      const isFirst = await journal.addDeadLetter(line!, reasonOf(error));
       options.onDeadLetter(line!, error);
       return { ...NOTHING_APPENDED, entries: 1, repeats: isFirst ? [] : [0] };
     }

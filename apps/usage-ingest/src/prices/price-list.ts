@@ -12,7 +12,7 @@ import {
   type Units,
 } from '@tally/contracts';
 import { type JournalLine, NO_PRICE, type PricedUnits, type PriceRow, type UnitRates } from '@tally/db';
-import { groupBy } from '../group-by.ts';
+import { groupBy } from '@tally/service';
 
 /** A version of the price list, ready to price events. */
 export type PriceList = {
@@ -87,13 +87,8 @@ export function createPriceList({
     const known = resolved.get(key);
     if (known) return known;
     const ranked = [...(merchant?.matching(provider, model) ?? []), ...general.matching(provider, model)];
-    const rates = new Map<string, Rate[]>();
-    for (const row of ranked) {
-      const component = row.component === 'unit' ? `unit:${row.meter}` : row.component;
-      const list = rates.get(component);
-      if (list) list.push(rateOf(row));
-      else rates.set(component, [rateOf(row)]);
-    }
+    const byComponent = groupBy(ranked, (row) => (row.component === 'unit' ? `unit:${row.meter}` : row.component));
+    const rates = new Map([...byComponent].map(([component, rows]) => [component, rows.map(rateOf)]));
     if (resolved.size >= MAX_RESOLVED) resolved.delete(resolved.keys().next().value!);
     resolved.set(key, rates);
     return rates;

@@ -1,8 +1,8 @@
 import { createHash } from 'node:crypto';
 import { type Day, formatCost, type ingest, PRICED_PARTS, TallyError, type Units } from '@tally/contracts';
 import { type Db, NO_PRICE, type PricedCell, type PricedKey, type RatedCell, type Rerating } from '@tally/db';
+import { groupBy } from '@tally/service';
 import type { z } from 'zod';
-import { groupBy } from '../group-by.ts';
 import type { Registry, RegistryReader } from '../meters/registry.ts';
 import type { Repair } from '../reconcile/index.ts';
 import { dayKey, readCellRates } from './cell-rates.ts';
@@ -175,7 +175,7 @@ export function createRerate({
       }
       report.add(rows);
     }
-    return { ...{ version: list.version, dryRun, complete, adjustments }, ...report.present() };
+    return { version: list.version, dryRun, complete, adjustments, ...report.present() };
   };
 }
 

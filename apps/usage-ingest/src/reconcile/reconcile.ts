@@ -1,10 +1,10 @@
 import { setTimeout as wait } from 'node:timers/promises';
 import { addDays, countDays, type Day, dayOf, eachDay, isTallyError, TallyError, type Units } from '@tally/contracts';
-import type { BookRow, Db, Executor, JournalLine, MerchantDay, MeterDrift, PeriodRow } from '@tally/db';
+import type { Db, Executor, FormsRow, JournalLine, MerchantDay, MeterDrift, PeriodRow } from '@tally/db';
+import { groupBy } from '@tally/service';
 import type { Counters } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
 import type { OldLayout } from '../counters/old-layout.ts';
-import { groupBy } from '../group-by.ts';
 import { identityOf } from '../line.ts';
 import type { Pending } from '../pending.ts';
 import { createMeterCheck } from './meter-check.ts';
@@ -15,7 +15,7 @@ export type ReconcileOptions = {
   oldLayout: Pick<OldLayout, 'sweep'>;
   pending: Pending;
   repair: Repair;
-  db: Pick<Db, 'journal' | 'books' | 'checks' | 'cubes' | 'deadLetters' | 'meters'>;
+  db: Pick<Db, 'journal' | 'storedForms' | 'checks' | 'rebuild' | 'deadLetters' | 'meters'>;
   /** Flushes all pending events. */
   drain(): Promise<unknown>;
   /**
@@ -109,14 +109,9 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
   /** Compares days of merchants of one shard, under their locks. */
   async function checkGroup({ shard, merchantIds, startDate, endDate }: Group): Promise<Checked> {
     return db.journal.exclusively(merchantIds, async (transaction) => {
-      const rows = new Map<string, BookRow[]>();
-      let numbers = 0;
-      for (const row of await db.books.read({ merchantIds, startDate, endDate }, transaction)) {
-        numbers++;
-        const ofDay = rows.get(nameOf(row));
-        if (ofDay) ofDay.push(row);
-        else rows.set(nameOf(row), [row]);
-      }
+      const read = await db.storedForms.read({ merchantIds, startDate, endDate }, transaction);
+      const rows = groupBy(read, nameOf);
+      let numbers = read.length;
       const days = merchantIds.flatMap((merchantId) =>
         eachDay(startDate, endDate).map((date) => ({ merchantId, date })),
       );
@@ -144,7 +139,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
         for (const each of found) each.suspects = suspects;
         drift.push(...found);
       }
-      drift.push(...(await db.books.pricedApart({ merchantIds, startDate, endDate }, transaction)).map(asDrift));
+      drift.push(...(await db.storedForms.pricedApart({ merchantIds, startDate, endDate }, transaction)).map(asDrift));
       return { drift, unrepaired, numbers };
     });
   }
@@ -170,13 +165,13 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
 
   /** Periods whose derived rollups differ, as drifts. */
   async function periodDrift(scope: Scope): Promise<Drift[]> {
-    return (await db.books.periodsApart(scope)).map(asDrift);
+    return (await db.storedForms.periodsApart(scope)).map(asDrift);
   }
 
   async function suspectsOf(merchantId: string, date: Day, waiting: readonly JournalLine[], transaction: Executor) {
     const ids = await counters.knownIds(merchantId, date);
     const identities = ids.flatMap(({ id, dates }) => dates.map((each) => ({ date: each, id })));
-    const known = await db.books.known(merchantId, identities, transaction);
+    const known = await db.storedForms.known(merchantId, identities, transaction);
     const outstanding = new Set(waiting.map(identityOf));
     const missing = ids.filter(({ id, dates }) =>
       dates.every((each) => !known.has(`${each} ${id}`) && !outstanding.has(`${each} ${id}`)),
@@ -187,7 +182,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
       transaction,
     );
     const lost = missing.filter(({ id }) => !refused.has(id));
-    const found = await db.books.suspects(merchantId, date, MAX_SUSPECTS, transaction);
+    const found = await db.storedForms.suspects(merchantId, date, MAX_SUSPECTS, transaction);
     return [...lost.map(({ id }) => ({ id, why: 'acknowledged, but not in the journal' })), ...found].slice(
       0,
       MAX_SUSPECTS,
@@ -196,7 +191,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
 
   async function merchantsOf({ startDate, endDate, merchantIds }: Scope): Promise<string[]> {
     if (merchantIds?.length) return [...new Set(merchantIds)];
-    const [counted, pending] = [await db.books.merchants(startDate, endDate), await counters.waitingMerchants()];
+    const [counted, pending] = [await db.storedForms.merchants(startDate, endDate), await counters.waitingMerchants()];
     return [...new Set([...counted, ...pending])].sort();
   }
 
@@ -267,7 +262,7 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
   async function settle(): Promise<number> {
     let settled = 0;
     for (;;) {
-      const days = await db.books.staleTotals(SETTLED_AT_ONCE);
+      const days = await db.storedForms.staleTotals(SETTLED_AT_ONCE);
       await repair.days(days);
       settled += days.length;
       if (days.length < SETTLED_AT_ONCE) return settled;
@@ -307,8 +302,8 @@ export function createReconcile(options: ReconcileOptions): Reconcile {
       const merchants = await merchantsOf(scope);
       let closedDays = 0;
       for (const merchantId of merchants)
-        closedDays += (await db.cubes.rebuild(merchantId, scope.startDate, scope.endDate)).closedDays;
-      if (!scope.merchantIds?.length) await db.cubes.rebuildPlatform(scope.startDate, scope.endDate);
+        closedDays += (await db.rebuild.merchant(merchantId, scope.startDate, scope.endDate)).closedDays;
+      if (!scope.merchantIds?.length) await db.rebuild.platform(scope.startDate, scope.endDate);
       const days = merchants.length * countDays(scope.startDate, scope.endDate);
       return { merchants: merchants.length, days, closedDays, durationMs: Math.round(performance.now() - started) };
     },
@@ -379,15 +374,15 @@ function asDrift({ parts, whole, ...row }: PeriodRow): Drift {
   return { ...row, ...sums, ...period, ...none, drift: whole - parts };
 }
 
-function driftOf({ daily, dailyModels, quarterHours, ...row }: BookRow, live: Units | null): Drift[] {
-  const books = [daily, row.usage, live, dailyModels, quarterHours];
-  const apart = books.find((book) => book !== null && book !== row.journal);
+function driftOf({ daily, dailyModels, quarterHours, ...row }: FormsRow, live: Units | null): Drift[] {
+  const forms = [daily, row.usage, live, dailyModels, quarterHours];
+  const apart = forms.find((form) => form !== null && form !== row.journal);
   if (apart === undefined || apart === null) return [];
   const periods = { monthly: null, yearly: null };
   return [{ ...row, daily, live, dailyModels, quarterHours, ...periods, drift: apart - row.journal, suspects: [] }];
 }
 
-function emptyRow(merchantId: string, date: Day, metricType: string): BookRow {
+function emptyRow(merchantId: string, date: Day, metricType: string): FormsRow {
   const none = { journal: 0n, usage: 0n, daily: null, dailyModels: null, quarterHours: null };
   return { merchantId, date, metricType, ...none };
 }

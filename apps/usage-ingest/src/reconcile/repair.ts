@@ -32,7 +32,7 @@ const MERCHANTS_AT_ONCE = 20;
 export function createRepair(options: {
   counters: Counters;
   pending: Pending;
-  db: Pick<Db, 'journal' | 'books' | 'usage'>;
+  db: Pick<Db, 'journal' | 'storedForms' | 'usage'>;
   now: () => number;
   fault: FaultPoint;
 }): Repair {
@@ -50,7 +50,7 @@ export function createRepair(options: {
     await db.journal.exclusively(merchantIds, async (transaction) => {
       const scope = { merchantIds, startDate: dates[0]!, endDate: dates.at(-1)! };
       const sums = new Map<string, Map<string, Units>>();
-      for (const row of await db.books.sums(scope, transaction)) {
+      for (const row of await db.storedForms.sums(scope, transaction)) {
         const name = `${row.merchantId}\n${row.date}`;
         sums.set(name, (sums.get(name) ?? new Map()).set(row.metricType, row.units));
       }
@@ -101,8 +101,8 @@ export function createRepair(options: {
     return [
       ...new Set([
         ...(await counters.waitingMerchants()),
-        ...(await db.books.merchants(today, today)),
-        ...(await db.books.merchants(days[0]!, days.at(-1)!)),
+        ...(await db.storedForms.merchants(today, today)),
+        ...(await db.storedForms.merchants(days[0]!, days.at(-1)!)),
       ]),
     ];
   }
@@ -110,14 +110,14 @@ export function createRepair(options: {
   return {
     async days(days) {
       if (days.length === 0) return;
-      const before = await db.books.now();
+      const before = await db.storedForms.now();
       const live = new Set<Day>(liveDays());
       const failures: unknown[] = [];
       for (const { shard, days: own } of groupsOf(days)) {
         try {
           const kept = own.filter((day) => live.has(day.date));
           if (kept.length > 0) await repairDays(shard, kept);
-          await db.books.settled(own, before);
+          await db.storedForms.settled(own, before);
         } catch (error) {
           // One shard that cannot be compared now must not delay the others.
           failures.push(error);
@@ -127,7 +127,7 @@ export function createRepair(options: {
     },
 
     async distrust() {
-      const merchants = await db.books.staleMerchants();
+      const merchants = await db.storedForms.staleMerchants();
       if (merchants.length === 0 && nothingDistrusted) return;
       await counters.distrust(merchants);
       nothingDistrusted = merchants.length === 0;

@@ -1,19 +1,17 @@
 import { ERRORS, formatCost, type Rejection, TallyError } from '@tally/contracts';
 import { type ErrorBody, unitsOf } from '@tally/service';
-import { type ForeignEvent, isRecord, itemOf, textOf } from './foreign-event.ts';
+import { type Fields, type ForeignEvent, fieldsOf, isRecord, itemOf, textOf } from './foreign-event.ts';
 import { eventsOf, jsonOf } from './json-body.ts';
-import type { MeteredFields } from './metered-fields.ts';
+import type { SourceMeters } from './meters.ts';
 import type { Item, Outcome, Source, SourceRequest } from './source.ts';
-
-type Fields = Readonly<Record<string, unknown>>;
 
 async function itemsOf(
   given: readonly unknown[],
   read: (event: Fields) => ForeignEvent,
-  { caller, now }: SourceRequest,
-  metered: MeteredFields,
+  request: SourceRequest,
+  meters: SourceMeters,
 ): Promise<Item[]> {
-  const reading = { caller, now, metered: await metered() };
+  const reading = await meters.reading(request);
   return given.map((event) => {
     if (isRecord(event)) return itemOf(read(event), reading);
     return { refused: { code: 'INVALID_ENTRY', message: 'An event must be an object.' } };
@@ -30,7 +28,7 @@ function assertAnyCounted({ rejected, results }: Outcome): void {
 }
 
 /** Metronome's ingest: a bare list of events. */
-export const metronome = (metered: MeteredFields): Source => ({
+export const metronome = (meters: SourceMeters): Source => ({
   name: 'metronome',
   prefixes: ['/sources/metronome'],
   errorBody: ({ message }) => ({ type: 'application/json', body: { message } }),
@@ -50,7 +48,7 @@ export const metronome = (metered: MeteredFields): Source => ({
             data: event.properties,
           }),
           request,
-          metered,
+          meters,
         ),
       answer(outcome) {
         assertAnyCounted(outcome);
@@ -87,7 +85,7 @@ const failuresOf = (rejected: readonly Rejection[]) =>
   rejected.map(({ id, message }) => ({ idempotency_key: orbKey(id), validation_errors: [message] }));
 
 /** Orb's ingest: events in `events`, those that were not counted in `validation_failed`. */
-export const orb = (metered: MeteredFields): Source => ({
+export const orb = (meters: SourceMeters): Source => ({
   name: 'orb',
   prefixes: ['/sources/orb'],
   errorBody: orbError,
@@ -107,7 +105,7 @@ export const orb = (metered: MeteredFields): Source => ({
             data: event.properties,
           }),
           request,
-          metered,
+          meters,
         ),
       answer(outcome, { query, body }) {
         assertAnyCounted(outcome);
@@ -136,7 +134,7 @@ const polarError: ErrorBody = ({ code, message }) => {
 };
 
 /** Polar's ingest; `_llm` and `_cost` of its AI strategies become tokens, model, provider and cost. */
-export const polar = (metered: MeteredFields): Source => ({
+export const polar = (meters: SourceMeters): Source => ({
   name: 'polar',
   prefixes: ['/sources/polar'],
   errorBody: polarError,
@@ -145,7 +143,7 @@ export const polar = (metered: MeteredFields): Source => ({
       path: '/sources/polar/v1/events/ingest',
       maxItems: 200_000,
       read: (request) =>
-        itemsOf(eventsOf(fieldsOf(jsonOf(request.body)).events, 'events'), polarEvent, request, metered),
+        itemsOf(eventsOf(fieldsOf(jsonOf(request.body)).events, 'events'), polarEvent, request, meters),
       answer(outcome) {
         assertAnyCounted(outcome);
         return Response.json({ inserted: outcome.accepted, duplicates: outcome.duplicates });
@@ -188,5 +186,3 @@ function polarEvent(event: Fields): ForeignEvent {
     },
   };
 }
-
-const fieldsOf = (value: unknown): Fields => (isRecord(value) ? value : {});

@@ -2,27 +2,28 @@ import { isTallyError, TallyError } from '@tally/contracts';
 import { NUMBER_MARK, parseExactly } from '@tally/service';
 import { type ForeignEvent, invalid, isRecord, itemOf, textOf } from './foreign-event.ts';
 import { readItems } from './items.ts';
-import type { MeteredFields } from './metered-fields.ts';
+import type { SourceMeters } from './meters.ts';
 import { refusalOf } from './pipeline.ts';
 import { problemDetails } from './problem-details.ts';
 import type { EventsRoute, Item, Outcome, Source, SourceRequest } from './source.ts';
 
 /** CloudEvents 1.0 over HTTP: one event in its headers (binary), one as JSON (structured), or several (batch). */
-export const cloudevents = (metered: MeteredFields): Source => ({
+export const cloudevents = (meters: SourceMeters): Source => ({
   name: 'cloudevents',
-  events: [cloudEventsRoute('/api/v1/events', metered)],
+  events: [cloudEventsRoute('/api/v1/events', meters)],
   errorBody: problemDetails,
 });
 
 /** Returns a route that accepts CloudEvents in each of their three modes, and answers 204 if all were counted. */
-export function cloudEventsRoute(path: string, metered: MeteredFields): EventsRoute {
-  return { path, maxItems: 200_000, read: (request) => readCloudEvents(request, metered), answer: answerEvents };
+export function cloudEventsRoute(path: string, meters: SourceMeters): EventsRoute {
+  return { path, maxItems: 200_000, read: (request) => readCloudEvents(request, meters), answer: answerEvents };
 }
 
 const STRUCTURED = /^application\/(?:cloudevents(?:-batch)?\+json|json)\s*(?:;|$)/i;
 
-async function readCloudEvents({ body, headers, caller, now }: SourceRequest, meters: MeteredFields): Promise<Item[]> {
-  const reading = { caller, now, metered: await meters() };
+async function readCloudEvents(request: SourceRequest, meters: SourceMeters): Promise<Item[]> {
+  const { body, headers } = request;
+  const reading = await meters.reading(request);
   const type = headers.get('content-type') ?? '';
   const isBinary = headers.has('ce-specversion') || headers.has('ce-id');
   if (isBinary && !/^application\/cloudevents/i.test(type)) return [itemOf(fromHeaders(headers, body), reading)];

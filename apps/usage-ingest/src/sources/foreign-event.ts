@@ -25,7 +25,7 @@ export type ForeignEvent = {
   metric?: (path: string) => string | undefined;
 };
 
-/** The caller and the time of reading. */
+/** How the events of a request are read. */
 export type Reading = {
   caller: Caller;
   now: number;
@@ -129,6 +129,11 @@ export function textOf(value: unknown): string | undefined {
 
 export const isRecord = (value: unknown): value is Record<string, unknown> =>
   typeof value === 'object' && value !== null && !Array.isArray(value);
+
+export type Fields = Readonly<Record<string, unknown>>;
+
+/** Returns the fields of an object; none of anything else. */
+export const fieldsOf = (value: unknown): Fields => (isRecord(value) ? value : {});
 
 export const invalid = (message: string) => new TallyError('INVALID_ENTRY', message);
 

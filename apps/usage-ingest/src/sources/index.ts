@@ -11,8 +11,8 @@ import { cloudevents } from './cloudevents.ts';
 import { createDayRows } from './day-rows.ts';
 import { createFindLagoEvent, lago } from './lago.ts';
 import { createLitellm } from './litellm/index.ts';
-import { createMeteredFields } from './metered-fields.ts';
-import { openmeter } from './openmeter.ts';
+import { createSourceMeters } from './meters.ts';
+import { openmeter } from './openmeter/index.ts';
 import { langfuse, otlp } from './otlp/index.ts';
 import { createPipeline } from './pipeline.ts';
 import type { Source } from './source.ts';
@@ -55,19 +55,19 @@ export function createSources({
 }): Sources {
   const pipeline = createPipeline({ accept, store: db.sources, registry, log, now });
   const litellm = createLitellm({ env, db, pipeline, registry, log, now });
-  const metered = createMeteredFields({ meters: db.meters, log, now });
+  const meters = createSourceMeters({ meters: db.meters, log, now });
   const ask = createAskAnalytics(env.ANALYTICS_API_URL);
   const all: readonly Source[] = [
     ...litellm.sources,
-    cloudevents(metered),
-    openmeter({ metered, ask }),
+    cloudevents(meters),
+    openmeter({ meters, ask }),
     otlp(env.OTLP_MERCHANT_FROM),
     langfuse(env.OTLP_MERCHANT_FROM),
-    stripe({ metered, ask }),
-    lago({ metered, ask, findLagoEvent: createFindLagoEvent({ db, scales, flushSoon }) }),
-    metronome(metered),
-    orb(metered),
-    polar(metered),
+    stripe({ meters, ask }),
+    lago({ meters, ask, findLagoEvent: createFindLagoEvent({ db, scales, flushSoon }) }),
+    metronome(meters),
+    orb(meters),
+    polar(meters),
     ...others,
   ];
   const importDays = createDayRows(pipeline);

@@ -5,15 +5,23 @@ import type { ErrorBody } from '@tally/service';
 import type { Scales } from '../meters/registry.ts';
 import { presentLine, typesOf } from '../recent.ts';
 import { type AskAnalytics, meterRows } from './ask.ts';
-import { type ForeignEvent, invalid, isRecord, itemOf, type Reading, textOf, timeOfSeconds } from './foreign-event.ts';
+import {
+  type Fields,
+  type ForeignEvent,
+  fieldsOf,
+  invalid,
+  isRecord,
+  itemOf,
+  type Reading,
+  textOf,
+  timeOfSeconds,
+} from './foreign-event.ts';
 import { eventsOf, jsonOf } from './json-body.ts';
-import type { MeteredFields } from './metered-fields.ts';
+import type { SourceMeters } from './meters.ts';
 import { idOf, merchantOf } from './naming.ts';
 import { newestEvents } from './newest.ts';
 import { momentIn, wholeIn } from './query.ts';
 import type { EventsRoute, Item, Outcome, Source, SourceRequest } from './source.ts';
-
-type Fields = Readonly<Record<string, unknown>>;
 
 const BASE = '/sources/lago/api/v1';
 /** The same limit as Lago's. */
@@ -48,17 +56,17 @@ const errorBody: ErrorBody = ({ code, message, details }) => {
 
 /** Lago's events, billable metrics and current usage. A subscription is a merchant, a billable metric is a meter. */
 export function lago({
-  metered,
+  meters,
   ask,
   findLagoEvent,
 }: {
-  metered: MeteredFields;
+  meters: SourceMeters;
   ask: AskAnalytics;
   findLagoEvent: FindLagoEvent;
 }): Source {
   const single: EventsRoute = {
     path: `${BASE}/events`,
-    read: async (request) => [itemOfEvent(eventIn(request), await readingOf(request, metered))],
+    read: async (request) => [itemOfEvent(eventIn(request), await meters.reading(request))],
     answer(outcome, request) {
       const [first] = outcome.rejected;
       if (first) throw new TallyError('INVALID_ENTRY', first.message);
@@ -68,7 +76,7 @@ export function lago({
   const batch: EventsRoute = {
     path: `${BASE}/events/batch`,
     async read(request) {
-      const reading = await readingOf(request, metered);
+      const reading = await meters.reading(request);
       return batchIn(request).map((event) => itemOfEvent(event, reading));
     },
     answer({ rejected }: Outcome, request) {
@@ -96,37 +104,41 @@ export function lago({
         method: 'GET',
         path: `${BASE}/customers/:customer/current_usage`,
         access: 'read',
-        answer: (request) => currentUsage(request, ask),
+        answer: (request) => currentUsage(request, meters, ask),
       },
       {
         method: 'POST',
         path: `${BASE}/billable_metrics`,
         access: 'admin',
-        answer: (request) => createMetric(request, metered),
+        answer: (request) => createMetric(request, meters),
       },
-      { method: 'GET', path: `${BASE}/billable_metrics`, access: 'read', answer: listMetrics },
+      {
+        method: 'GET',
+        path: `${BASE}/billable_metrics`,
+        access: 'read',
+        answer: (request) => listMetrics(request, meters),
+      },
       {
         method: 'GET',
         path: `${BASE}/billable_metrics/:code`,
         access: 'read',
-        answer: async (request) => metricAnswer(await metricOf(request)),
+        answer: async (request) => metricAnswer(await metricOf(request, meters)),
       },
-      { method: 'PUT', path: `${BASE}/billable_metrics/:code`, access: 'admin', answer: renameMetric },
+      {
+        method: 'PUT',
+        path: `${BASE}/billable_metrics/:code`,
+        access: 'admin',
+        answer: (request) => renameMetric(request, meters),
+      },
       {
         method: 'DELETE',
         path: `${BASE}/billable_metrics/:code`,
         access: 'admin',
-        answer: (request) => removeMetric(request, metered),
+        answer: (request) => removeMetric(request, meters),
       },
     ],
   };
 }
-
-const readingOf = async ({ caller, now }: SourceRequest, metered: MeteredFields): Promise<Reading> => ({
-  caller,
-  now,
-  metered: await metered(),
-});
 
 const eventIn = ({ body }: SourceRequest): Fields => {
   const { event } = fieldsOf(jsonOf(body));
@@ -170,7 +182,7 @@ function presentEvent(event: Fields, now: number): object {
   };
 }
 
-async function createMetric(request: SourceRequest, metered: MeteredFields): Promise<Response> {
+async function createMetric(request: SourceRequest, meters: SourceMeters): Promise<Response> {
   const { billable_metric } = fieldsOf(jsonOf(request.body));
   const { name, code, aggregation_type, field_name } = fieldsOf(billable_metric);
   const [key, field, type] = [code, field_name, aggregation_type].map(textOf);
@@ -185,15 +197,14 @@ async function createMetric(request: SourceRequest, metered: MeteredFields): Pro
     throw new TallyError('INVALID_INPUT', `Tally has no aggregation ${String(type).slice(0, 40)}.`, {
       details: { field: 'aggregation_type' },
     });
-  const created = (await request.call('meters.create', {
+  const created = await meters.create(request, {
     key,
     name: textOf(name),
     aggregation,
     eventType: key,
     ...(aggregation !== 'COUNT' && { valueProperty: aggregation === 'UNIQUE' ? `property:${field}` : field }),
     ...(aggregation !== 'COUNT' && aggregation !== 'UNIQUE' && { scale: 9 }),
-  })) as Meter;
-  metered.changed();
+  });
   return metricAnswer(created);
 }
 
@@ -213,26 +224,20 @@ function presentMetric({ key, name, aggregation, metricType, valueProperty, crea
 
 const metricAnswer = (meter: Meter) => Response.json({ billable_metric: presentMetric(meter) });
 
-async function metersOf({ call }: SourceRequest, merchantId?: string): Promise<Meter[]> {
-  const { rows } = (await call('meters.list', merchantId === undefined ? {} : { merchantId })) as { rows: Meter[] };
-  return rows.filter(({ id, aggregation }) => id !== null && AGGREGATIONS[aggregation] !== undefined);
-}
-
-async function metricOf(request: SourceRequest): Promise<Meter> {
+async function metricOf(request: SourceRequest, meters: SourceMeters): Promise<Meter> {
   const code = request.params.code!;
-  const found = (await metersOf(request)).find(({ key }) => key === code);
+  const found = (await meters.list(request, Object.keys(AGGREGATIONS))).find(({ key }) => key === code);
   if (!found) throw new TallyError('NOT_FOUND', `There is no billable metric ${code.slice(0, 80)}.`);
   return found;
 }
 
-async function listMetrics(request: SourceRequest): Promise<Response> {
-  const { page, meta } = pageOf(await metersOf(request), request);
+async function listMetrics(request: SourceRequest, meters: SourceMeters): Promise<Response> {
+  const { page, meta } = pageOf(await meters.list(request, Object.keys(AGGREGATIONS)), request);
   return Response.json({ billable_metrics: page.map(presentMetric), meta });
 }
 
-/** Only the name of a billable metric can change; what it counts stays. */
-async function renameMetric(request: SourceRequest): Promise<Response> {
-  const meter = await metricOf(request);
+async function renameMetric(request: SourceRequest, meters: SourceMeters): Promise<Response> {
+  const meter = await metricOf(request, meters);
   const known = presentMetric(meter) as Fields;
   const changed = fieldsOf(fieldsOf(jsonOf(request.body)).billable_metric);
   for (const field of ['code', 'aggregation_type', 'field_name'])
@@ -242,13 +247,12 @@ async function renameMetric(request: SourceRequest): Promise<Response> {
       });
   const name = textOf(changed.name);
   if (name === undefined) return metricAnswer(meter);
-  return metricAnswer((await request.call('meters.update', { key: meter.key, name })) as Meter);
+  return metricAnswer(await meters.rename(request, meter.key, name));
 }
 
-async function removeMetric(request: SourceRequest, metered: MeteredFields): Promise<Response> {
-  const meter = await metricOf(request);
-  await request.call('meters.remove', { key: meter.key });
-  metered.changed();
+async function removeMetric(request: SourceRequest, meters: SourceMeters): Promise<Response> {
+  const meter = await metricOf(request, meters);
+  await meters.remove(request, meter.key);
   return metricAnswer(meter);
 }
 
@@ -340,7 +344,7 @@ function presentStored({ id, merchantId, time, properties }: StoredEntry): objec
 const AT_ONCE = 8;
 
 /** The current month of UTC: Tally has no billing periods. */
-async function currentUsage(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+async function currentUsage(request: SourceRequest, meters: SourceMeters, ask: AskAnalytics): Promise<Response> {
   const { params, query, now } = request;
   const named = query.get('external_subscription_id') ?? params.customer!;
   const subscription = merchantOf(named) ?? named;
@@ -361,10 +365,10 @@ async function currentUsage(request: SourceRequest, ask: AskAnalytics): Promise<
       grouped_usage: [],
     }));
   };
-  const meters = await metersOf(request, subscription);
+  const charged = await meters.list(request, Object.keys(AGGREGATIONS), subscription);
   const charges_usage: object[] = [];
-  for (let done = 0; done < meters.length; done += AT_ONCE)
-    charges_usage.push(...(await Promise.all(meters.slice(done, done + AT_ONCE).map(chargeOf))).flat());
+  for (let done = 0; done < charged.length; done += AT_ONCE)
+    charges_usage.push(...(await Promise.all(charged.slice(done, done + AT_ONCE).map(chargeOf))).flat());
   return Response.json({
     customer_usage: {
       from_datetime: `${range.startDate}T00:00:00Z`,
@@ -382,8 +386,6 @@ async function currentUsage(request: SourceRequest, ask: AskAnalytics): Promise<
 const AGGREGATIONS: Record<string, string> = {
   ...{ COUNT: 'count_agg', SUM: 'sum_agg', MAX: 'max_agg', LATEST: 'latest_agg', UNIQUE: 'unique_count_agg' },
 };
-
-const fieldsOf = (value: unknown): Fields => (isRecord(value) ? value : {});
 
 /** Returns the same id for the same text. */
 function uuidOf(text: string): string {

@@ -7,7 +7,10 @@ const MAX_EVENTS = 1_000;
 /** Merchants that are looked at where a request names none. */
 const MAX_MERCHANTS = 20;
 /** Days that merchants are looked for in. */
-export const RECENT_DAYS = 30;
+const RECENT_DAYS = 30;
+
+/** Returns the first moment of the days in which merchants are looked for. */
+export const startOfRecent = (now: number) => Date.parse(addDays(dayOf(now), -RECENT_DAYS));
 
 /**
  * Returns the newest 1,000 events of a merchant, newest first: of the given one, else that of the key, else of up to 20

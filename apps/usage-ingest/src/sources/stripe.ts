@@ -2,7 +2,9 @@ import { ERRORS, type Meter, MINUTE_MS, TallyError } from '@tally/contracts';
 import { type ErrorBody, NUMBER_MARK, secretOf } from '@tally/service';
 import { type AskAnalytics, meterRows } from './ask.ts';
 import {
+  type Fields,
   type ForeignEvent,
+  fieldsOf,
   invalid,
   isRecord,
   itemOf,
@@ -12,12 +14,10 @@ import {
   timeOfSeconds,
 } from './foreign-event.ts';
 import { eventsOf, jsonOf } from './json-body.ts';
-import type { MeteredFields } from './metered-fields.ts';
+import type { SourceMeters } from './meters.ts';
 import { merchantOf } from './naming.ts';
 import { oneOf, wholeIn } from './query.ts';
 import type { EventsRoute, Item, Outcome, Source, SourceRequest } from './source.ts';
-
-type Fields = Readonly<Record<string, unknown>>;
 
 /** The same limit as Stripe's. */
 const MAX_STREAM = 100;
@@ -45,19 +45,19 @@ const errorBody: ErrorBody = ({ code, message, details }) => {
 };
 
 /** Stripe's meter events: v1 as forms, v2 as JSON, one by one or as a stream; meters and their sums. */
-export function stripe({ metered, ask }: { metered: MeteredFields; ask: AskAnalytics }): Source {
+export function stripe({ meters, ask }: { meters: SourceMeters; ask: AskAnalytics }): Source {
   return {
     name: 'stripe',
     prefixes: ['/v1/billing', '/v2/billing'],
     errorBody,
     requestIdHeader: 'request-id',
     events: [
-      eventsRoute('/v1/billing/meter_events', fromForm, presentV1, metered),
-      eventsRoute('/v2/billing/meter_events', fromJson, presentV2, metered),
+      eventsRoute('/v1/billing/meter_events', fromForm, presentV1, meters),
+      eventsRoute('/v2/billing/meter_events', fromJson, presentV2, meters),
       {
         path: '/v2/billing/meter_event_stream',
         async read(request) {
-          const reading = await readingOf(request, metered);
+          const reading = await meters.reading(request);
           const events = eventsOf(fieldsOf(jsonOf(request.body)).events, 'events', MAX_STREAM);
           return events.map((event, index) => itemOfEvent(v2Of(event), request, reading, index));
         },
@@ -69,25 +69,30 @@ export function stripe({ metered, ask }: { metered: MeteredFields; ask: AskAnaly
     ],
     others: [
       { method: 'POST', path: '/v2/billing/meter_event_session', access: 'record', answer: openSession },
-      { method: 'GET', path: '/v1/billing/meters', access: 'read', answer: listMeters },
+      { method: 'GET', path: '/v1/billing/meters', access: 'read', answer: (request) => listMeters(request, meters) },
       {
         method: 'POST',
         path: '/v1/billing/meters',
         access: 'admin',
-        answer: (request) => createMeter(request, metered),
+        answer: (request) => createMeter(request, meters),
       },
       {
         method: 'GET',
         path: '/v1/billing/meters/:meter',
         access: 'read',
-        answer: async (request) => Response.json(presentMeter(await meterOf(request))),
+        answer: async (request) => Response.json(presentMeter(await meterOf(request, meters))),
       },
-      { method: 'POST', path: '/v1/billing/meters/:meter', access: 'admin', answer: renameMeter },
+      {
+        method: 'POST',
+        path: '/v1/billing/meters/:meter',
+        access: 'admin',
+        answer: (request) => renameMeter(request, meters),
+      },
       {
         method: 'GET',
         path: '/v1/billing/meters/:meter/event_summaries',
         access: 'read',
-        answer: (request) => listSummaries(request, ask),
+        answer: (request) => listSummaries(request, meters, ask),
       },
       {
         method: 'POST',
@@ -118,12 +123,12 @@ function eventsRoute(
   path: string,
   read: (request: SourceRequest) => MeterEvent,
   present: (event: MeterEvent, request: SourceRequest) => object,
-  metered: MeteredFields,
+  meters: SourceMeters,
 ): EventsRoute {
   return {
     path,
     async read(request) {
-      return [itemOfEvent(read(request), request, await readingOf(request, metered))];
+      return [itemOfEvent(read(request), request, await meters.reading(request))];
     },
     answer(outcome, request) {
       assertAnyCounted(outcome);
@@ -131,12 +136,6 @@ function eventsRoute(
     },
   };
 }
-
-const readingOf = async ({ caller, now }: SourceRequest, metered: MeteredFields): Promise<Reading> => ({
-  caller,
-  now,
-  metered: await metered(),
-});
 
 /** Without an identifier, the idempotency key, which Stripe's clients repeat with a retry, identifies the event. */
 function itemOfEvent(event: MeterEvent, { headers }: SourceRequest, reading: Reading, index?: number): Item {
@@ -166,8 +165,6 @@ function assertAnyCounted({ rejected, results }: Outcome): void {
   const [first] = rejected;
   if (first && rejected.length === results.length) throw new TallyError('INVALID_ENTRY', first.message);
 }
-
-const fieldsOf = (value: unknown): Fields => (isRecord(value) ? value : {});
 
 /** Parses a form with brackets: `payload[value]=25` is a field of `payload`. */
 function formOf({ body }: SourceRequest): Record<string, unknown> {
@@ -250,16 +247,11 @@ function openSession({ headers, now }: SourceRequest): Response {
   });
 }
 
-async function metersOf({ call }: SourceRequest): Promise<Meter[]> {
-  const { rows } = (await call('meters.list', {})) as { rows: Meter[] };
-  return rows.filter(
-    ({ id, aggregation }) => id !== null && Object.values(AGGREGATIONS).includes(aggregation as 'SUM'),
-  );
-}
-
-async function meterOf(request: SourceRequest): Promise<Meter> {
+async function meterOf(request: SourceRequest, meters: SourceMeters): Promise<Meter> {
   const named = request.params.meter!;
-  const found = (await metersOf(request)).find(({ id, key }) => key === named || id === named);
+  const found = (await meters.list(request, Object.values(AGGREGATIONS))).find(
+    ({ id, key }) => key === named || id === named,
+  );
   if (!found) throw new TallyError('NOT_FOUND', `No such meter: '${named.slice(0, 80)}'`, { details: { field: 'id' } });
   return found;
 }
@@ -307,15 +299,15 @@ function pageOf<T>(all: readonly T[], idOf: (item: T) => string, { query }: Sour
   return Response.json({ object: 'list', url, has_more: start + limit < all.length, data });
 }
 
-async function listMeters(request: SourceRequest): Promise<Response> {
+async function listMeters(request: SourceRequest, meters: SourceMeters): Promise<Response> {
   const status = oneOf(request.query, 'status', ['active', 'inactive'] as const);
   // Tally does not deactivate meters.
-  const known = status === 'inactive' ? [] : await metersOf(request);
-  const meters = known.map(presentMeter) as { id: string }[];
-  return pageOf(meters, ({ id }) => id, request, '/v1/billing/meters');
+  const known = status === 'inactive' ? [] : await meters.list(request, Object.values(AGGREGATIONS));
+  const presented = known.map(presentMeter) as { id: string }[];
+  return pageOf(presented, ({ id }) => id, request, '/v1/billing/meters');
 }
 
-async function createMeter(request: SourceRequest, metered: MeteredFields): Promise<Response> {
+async function createMeter(request: SourceRequest, meters: SourceMeters): Promise<Response> {
   const { display_name, event_name, default_aggregation, value_settings, customer_mapping } = formOf(request);
   const { formula } = fieldsOf(default_aggregation);
   const aggregation = AGGREGATIONS[String(formula)];
@@ -326,30 +318,24 @@ async function createMeter(request: SourceRequest, metered: MeteredFields): Prom
   ])
     if (given !== undefined && given !== expected)
       throw new TallyError('INVALID_INPUT', `event_payload_key must be ${expected}.`);
-  const created = (await request.call('meters.create', {
+  const created = await meters.create(request, {
     key: event_name,
     name: display_name,
     aggregation,
     eventType: event_name,
     ...(aggregation !== 'COUNT' && { valueProperty: 'value', scale: 9 }),
-  })) as Meter;
-  metered.changed();
+  });
   return Response.json(presentMeter(created));
 }
 
-/** Only the name of a meter can change; what it counts stays. */
-async function renameMeter(request: SourceRequest): Promise<Response> {
-  const { key } = await meterOf(request);
-  const { display_name } = formOf(request);
-  const name = textOf(display_name);
-  return Response.json(
-    presentMeter((await request.call('meters.update', { key, ...(name !== undefined && { name }) })) as Meter),
-  );
+async function renameMeter(request: SourceRequest, meters: SourceMeters): Promise<Response> {
+  const { key } = await meterOf(request, meters);
+  return Response.json(presentMeter(await meters.rename(request, key, textOf(formOf(request).display_name))));
 }
 
-async function listSummaries(request: SourceRequest, ask: AskAnalytics): Promise<Response> {
+async function listSummaries(request: SourceRequest, meters: SourceMeters, ask: AskAnalytics): Promise<Response> {
   const { query } = request;
-  const meter = await meterOf(request);
+  const meter = await meterOf(request, meters);
   const [customer, start, end] = ['customer', 'start_time', 'end_time'].map((name) => {
     const value = query.get(name);
     if (!value) throw new TallyError('INVALID_INPUT', `Missing required param: ${name}.`, { details: { field: name } });

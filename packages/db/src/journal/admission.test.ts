@@ -145,11 +145,11 @@ test('counts every event, and values beyond the limit under (other), alike on ev
             amounts: new Map([['requests', 1n]]),
           });
           model.count(each.what);
-        } else if (each.do === 'rebuild') await db.cubes.rebuild(merchant, DATES[0]!, DATES[1]!);
+        } else if (each.do === 'rebuild') await db.rebuild.merchant(merchant, DATES[0]!, DATES[1]!);
         else await db.derivations.derive(3);
       }
       await compare(merchant, model);
-      await dbs[0].cubes.rebuild(merchant, DATES[0]!, DATES[1]!);
+      await dbs[0].rebuild.merchant(merchant, DATES[0]!, DATES[1]!);
       await compare(merchant, model);
     }),
     { numRuns: RUNS },

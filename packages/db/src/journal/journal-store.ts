@@ -87,7 +87,7 @@ export type Journal = {
    * Stores an event that Postgres rejects as a dead letter, with the reason. Returns false if another line of the same
    * identity is a dead letter: this one is a repeat.
    */
-  bury(line: LineToAppend, reason: { code: string; message: string }): Promise<boolean>;
+  addDeadLetter(line: LineToAppend, reason: { code: string; message: string }): Promise<boolean>;
 };
 
 const INDEX_ROW_TOO_LARGE = '54000';
@@ -105,7 +105,7 @@ const AppendRow = z.object({
   ways: z.array(z.string()),
 });
 const MerchantRow = z.object({ merchant_id: z.string() });
-const BuryRow = z.object({ own: z.boolean() });
+const AddedRow = z.object({ own: z.boolean() });
 const ClaimRow = z.object({ claimed: z.number().int() });
 const MovedRow = z.object({ position: z.number().int(), date: DateText });
 const PositionRow = z.object({ position: z.number().int() });
@@ -272,10 +272,10 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
         await transaction.query(sql('lock-all-merchants'), [LOCKS.merchant, MERCHANT_LOCKS]);
         return work(transaction);
       }),
-    async bury(line, { code, message }) {
+    async addDeadLetter(line, { code, message }) {
       return exclusively([line.merchant_id], async (transaction) => {
         const [named] = await withPseudonyms(transaction, [line]);
-        const [row] = await runSql(transaction, 'bury', [JSON.stringify(named), code, message], BuryRow);
+        const [row] = await runSql(transaction, 'add-dead-letter', [JSON.stringify(named), code, message], AddedRow);
         return row!.own;
       });
     },

@@ -9,16 +9,29 @@ import { DateText, type MerchantDay } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { IsNull } from '../typeorm.ts';
+import {
+  type Bind,
+  bindings,
+  type EventScope,
+  type MeterSpec,
+  type QuarterHours,
+  type RowsOptions,
+  rowsOf,
+} from './event-rows.ts';
+import { hasOverflows } from './limited-values.ts';
 import { lockMeters } from './meter-lock.ts';
 import {
-  bindings,
+  AROUND,
   byKind,
-  compareFolds,
-  compareRows,
   FOLDED,
-  type QuarterHours,
+  type Folded,
+  foldedRows,
+  KEYS,
+  type Kind,
+  PERIOD,
   type RollupTable,
-} from './meter-sql.ts';
+  START_AROUND,
+} from './rollup-sql.ts';
 
 /** Rows of a meter's rollup that differ from their source: the journal, or the finer rollup. */
 export type MeterDrift = MerchantDay & {
@@ -113,7 +126,6 @@ export function createMeterChecks(
     mark(transaction: Executor, merchantId: string, date: Day, horizon: Day): Promise<void>;
     metersOf(transaction: Executor): Promise<MeterRow[]>;
     horizonOf(executor: Executor): Promise<Day>;
-    overflowed(transaction: Executor, merchantIds: readonly string[], date: Day): Promise<boolean>;
   },
 ): MeterChecks {
   async function run(
@@ -160,7 +172,7 @@ export function createMeterChecks(
         const isOld = date < (await rollups.horizonOf(transaction));
         const table = isOld ? 'meter_days' : 'meter_quarters';
         const scope = { of: 'day' as const, merchantIds, date, within: isOld ? undefined : within };
-        const checksValues = await rollups.overflowed(transaction, merchantIds, date);
+        const checksValues = await hasOverflows(transaction, merchantIds, date);
         let rows = 0;
         for (const [kind, own] of byKind(meters)) {
           const { bind, values } = bindings();
@@ -241,4 +253,91 @@ export function createMeterChecks(
       return (await runSql(dataSource, name, [], MerchantRow)).map(({ merchant_id }) => merchant_id);
     },
   };
+}
+
+/** Compares events with a rollup: a row per meter and merchant, as `compared` writes it. */
+function compareRows(
+  kind: Kind,
+  table: 'meter_quarters' | 'meter_days',
+  meters: readonly MeterSpec[],
+  options: RowsOptions & { scope: EventScope & { of: 'day' } },
+  bind: Bind,
+): string {
+  const { merchantIds, date, within } = options.scope;
+  const rows = rowsOf(meters, options, bind);
+  const day = `${bind(date)}::date`;
+  const midnight = (of: string) => `${of}::timestamp at time zone 'UTC'`;
+  const stored =
+    table === 'meter_days'
+      ? `date = ${day}`
+      : `bucket >= ${within ? `${bind(within.from)}::timestamptz` : midnight(day)}
+    and bucket < ${within ? `${bind(within.until)}::timestamptz` : midnight(`(${day} + 1)`)}`;
+  return `with ${rows},
+made as (${foldedRows(kind, 'rows as fine', `fine.${PERIOD[table]}`)}),
+${compared(table, meters, merchantIds, stored, bind)}`;
+}
+
+/** Compares finer rows with a coarser rollup, for clean periods of a range. */
+function compareFolds(
+  kind: Kind,
+  { grain, table, column, finer, length, unit }: Folded,
+  meters: readonly MeterSpec[],
+  { merchantIds, first, last }: { merchantIds: readonly string[]; first: string; last: string },
+  bind: Bind,
+): string {
+  const merchants = `${bind(merchantIds)}::text[]`;
+  const [ids, from, to] = [bind(meters.map(({ id }) => id)), `${bind(first)}::date`, `${bind(last)}::date`];
+  // Read first: on Citus, marks are on the coordinator.
+  const dirty = `select merchant_id, period from meter_marks where grain = '${grain}' and merchant_id = any(${merchants})
+  union
+  select merchant_id, ${START_AROUND} from meter_marks join ${AROUND} using (grain)
+  where coarser = '${grain}' and merchant_id = any(${merchants})`;
+  const isClean = (period: string) =>
+    `not exists (select from dirty where dirty.merchant_id = rollup.merchant_id and dirty.period = ${period})`;
+  const period =
+    finer === 'meter_quarters'
+      ? "(rollup.bucket at time zone 'UTC')::date"
+      : `date_trunc('${unit}', rollup.${PERIOD[finer]})::date`;
+  const isWithin =
+    finer === 'meter_quarters'
+      ? `bucket >= ${from}::timestamp at time zone 'UTC' and bucket < (${to} + 1)::timestamp at time zone 'UTC'`
+      : `${PERIOD[finer]} >= ${from} and ${PERIOD[finer]} < (${to} + interval '${length}')::date`;
+  const fine = `(select *, ${period} as period from ${finer} as rollup
+    where ${isWithin} and meter_id = any(${ids}::int[]) and merchant_id = any(${merchants}) and ${isClean(period)})`;
+  return `with dirty as materialized (
+  ${dirty}
+),
+made as (${foldedRows(kind, `${fine} as fine`, 'fine.period')}),
+${compared(table, meters, merchantIds, `${column} between ${from} and ${to} and ${isClean(`rollup.${column}`)}`, bind)}`;
+}
+
+/**
+ * Ends a comparison of `made` with a rollup: rows by meter, merchant and day, with the number of differences and one
+ * example.
+ */
+function compared(
+  table: RollupTable,
+  meters: readonly MeterSpec[],
+  merchantIds: readonly string[],
+  where: string,
+  bind: Bind,
+): string {
+  const day = table === 'meter_quarters' ? "(period at time zone 'UTC')::date" : 'period';
+  const isApart = '(made.value, made.at, made.event_id) is distinct from (stored.value, stored.at, stored.event_id)';
+  return `stored as (
+  select meter_id, merchant_id, ${PERIOD[table]} as period, ${KEYS}, value, at, event_id
+  from ${table} as rollup
+  where meter_id = any(${bind(meters.map(({ id }) => id))}::int[]) and merchant_id = any(${bind(merchantIds)}::text[])
+    and ${where}
+)
+select meter_id, merchant_id, ${day} as date, count(*)::int as compared, (count(*) filter (where ${isApart}))::int as apart,
+  (array_agg(json_build_object('period', period::text, 'group', array[d1, d2, d3, d4], 'journal', made.value::text,
+    'stored', stored.value::text) order by period, d1, d2, d3, d4, element) filter (where ${isApart}))[1] as first
+from (
+  select meter_id, merchant_id collate "C" as merchant_id, period, d1 collate "C" as d1, d2 collate "C" as d2,
+    d3 collate "C" as d3, d4 collate "C" as d4, element collate "C" as element, value, at, event_id collate "C" as event_id
+  from made
+) as made
+full join stored using (meter_id, merchant_id, period, d1, d2, d3, d4, element)
+group by 1, 2, 3`;
 }

@@ -6,17 +6,8 @@ import { atOneMoment } from '../one-moment.ts';
 import { estimatedRows } from '../query-plan.ts';
 import { DateText } from '../rows.ts';
 import { exactly, type SumOf } from '../unit-sums.ts';
-import {
-  AROUND,
-  bindings,
-  type Edge,
-  FOLDED,
-  type Grain,
-  kindOf,
-  propertyOf,
-  rowsOf,
-  START_AROUND,
-} from './meter-sql.ts';
+import { type Bind, bindings, type Edge, type EventScope, propertyOf, rowsOf } from './event-rows.ts';
+import { AROUND, FOLDED, type Grain, kindOf, START_AROUND } from './rollup-sql.ts';
 
 export type MeterScope = {
   merchantIds?: readonly string[] | undefined;
@@ -151,7 +142,7 @@ export function createMeterReader(dataSource: DataSource): MeterReader {
       `meter_id = ${meter.id}`,
       ...(merchantIds ? [`merchant_id = any(${bind(merchantIds)}::text[])`] : []),
       ...Object.entries(scope.filters).map(
-        ([name, wanted]) => `d${meter.dimensions.indexOf(name) + 1} = any(${bind(wanted)}::text[])`,
+        ([name, wanted]) => `${placeOf(meter, name)} = any(${bind(wanted)}::text[])`,
       ),
     ].join(' and ');
     const parts = FOLDED.flatMap(({ grain, table, column }) =>
@@ -260,59 +251,115 @@ type Reading = {
   sum: SumOf;
 };
 
+const midnight = (text: string) => `${text}::timestamp at time zone 'UTC'`;
+
+const placeOf = (meter: MeterRow, dimension: string) => `d${meter.dimensions.indexOf(dimension) + 1}`;
+
 /** Writes the query of a plan. Its one row has each column of the answer as a list. */
-function valuesStatement(
-  meter: MeterRow,
-  { starts, end, groupBy, filters, limit, asKnownOn, ...scope }: MeterScope,
-  { plan: { whole, cut }, inner, edges, checksValues, sum }: Reading,
-): { text: string; values: unknown[] } {
+function valuesStatement(meter: MeterRow, scope: MeterScope, reading: Reading): { text: string; values: unknown[] } {
   const { bind, values } = bindings();
-  const kind = kindOf(meter);
+  const selection = selectionOf(meter, scope, reading, bind);
+  const bounds = boundsOf(reading.inner.from, reading.inner.to);
+  const quarters = { first: `${bind(bounds.from)}::timestamptz`, until: `${bind(bounds.until)}::timestamptz` };
+  const whole = selectWhole(selection, reading.plan.whole);
+  const cut = selectCut(selection, reading.plan.cut, quarters);
+  const { rows, pending } = selectPending(selection, scope, reading, quarters);
+  const text = `
+    with ${marksOf(selection, scope)},
+    ${rows},
+    parts as (
+      ${[...whole, ...cut, pending].join('\n union all\n')}
+    )
+    ${answerOf(selection, scope, reading.sum)}`;
+  return { text, values };
+}
+
+/** What the selects of a query share. */
+type Selection = {
+  meter: MeterRow;
+  bind: Bind;
+  /** The merchants as an array, if they are limited. */
+  merchants: string | undefined;
+  /** Whether there is only one. */
+  isOneMerchant: boolean;
+  /** Restricts the rows of a table to the merchants. */
+  ofMerchants(alias: string): string;
+  /** Restricts rows to the wanted dimensions. */
+  ofFilters: string;
+  /** Lists the columns that the answer needs. `moment`: when a row counts. */
+  columns(alias: string, moment: string): string;
+  isWithin(column: string, range: DayRange): string;
+};
+
+function selectionOf(
+  meter: MeterRow,
+  { starts, groupBy, filters, ...scope }: MeterScope,
+  { sum }: Pick<Reading, 'sum'>,
+  bind: Bind,
+): Selection {
   const merchantIds = merchantsOf(meter, scope);
-  const [firstDay, lastDay] = [dayOf(starts[0]!), dayOf(end - 1)];
-  const bounds = boundsOf(inner.from, inner.to);
-  const [first, until] = [`${bind(bounds.from)}::timestamptz`, `${bind(bounds.until)}::timestamptz`];
   const merchants = merchantIds ? `${bind(merchantIds)}::text[]` : undefined;
-  const of = (alias: string) => (merchants ? `and ${alias}.merchant_id = any(${merchants})` : '');
-  const placeOf = (name: string) => `d${meter.dimensions.indexOf(name) + 1}`;
-  const chosen = Object.entries(filters)
-    .map(([name, wanted]) => `and ${placeOf(name)} = any(${bind(wanted)}::text[])`)
-    .join(' ');
-  const needed = [...new Set([...groupBy.filter((name) => name !== 'merchant').map(placeOf)])];
+  const kind = kindOf(meter);
   const isUnique = meter.aggregation === 'UNIQUE';
-  const byElement = meter.aggregation === 'PERCENTILE';
-  const isBigint = kind === 'add' && sum === 'units_sum';
-  // Only what the query needs: a column costs a tenth of a row.
-  const columns = (alias: string, moment: string) =>
-    [
-      ...(isUnique || groupBy.includes('merchant') ? [`${alias}.merchant_id`] : []),
-      ...(starts.length > 1 ? [`${moment} as moment`] : []),
-      ...needed.map((name) => `${alias}.${name}`),
-      ...(isUnique || byElement ? [`${alias}.element`] : []),
-      isBigint ? `${alias}.value::bigint as value` : `${alias}.value`,
-      ...(kind === 'LATEST' ? [`${alias}.at`, `${alias}.event_id`] : []),
-    ].join(', ');
-  const midnight = (text: string) => `${text}::timestamp at time zone 'UTC'`;
+  const places = new Set(groupBy.filter((name) => name !== 'merchant').map((name) => placeOf(meter, name)));
+  return {
+    meter,
+    bind,
+    merchants,
+    isOneMerchant: merchantIds?.length === 1,
+    ofMerchants: (alias) => (merchants ? `and ${alias}.merchant_id = any(${merchants})` : ''),
+    ofFilters: Object.entries(filters)
+      .map(([name, wanted]) => `and ${placeOf(meter, name)} = any(${bind(wanted)}::text[])`)
+      .join(' '),
+    // Only what the query needs: a column costs a tenth of a row.
+    columns: (alias, moment) =>
+      [
+        ...(isUnique || groupBy.includes('merchant') ? [`${alias}.merchant_id`] : []),
+        ...(starts.length > 1 ? [`${moment} as moment`] : []),
+        ...[...places].map((name) => `${alias}.${name}`),
+        ...(isUnique || meter.aggregation === 'PERCENTILE' ? [`${alias}.element`] : []),
+        isBigint(meter, sum) ? `${alias}.value::bigint as value` : `${alias}.value`,
+        ...(kind === 'LATEST' ? [`${alias}.at`, `${alias}.event_id`] : []),
+      ].join(', '),
+    isWithin: (column, { first, last }) => `${column} between ${bind(first)}::date and ${bind(last)}::date`,
+  };
+}
+
+const isBigint = (meter: MeterRow, sum: SumOf) => kindOf(meter) === 'add' && sum === 'units_sum';
+
+/** The dirty periods of the range, as `marks`. */
+function marksOf({ bind, merchants }: Selection, { starts, end }: MeterScope): string {
+  const [first, last] = [dayOf(starts[0]!), dayOf(end - 1)];
+  const ofMerchants = merchants ? `and merchant_id = any(${merchants})` : '';
+  return `marks as materialized (
+      select merchant_id, grain, period from meter_marks
+      where period between ${bind(monthOf(first).startDate)}::date and ${bind(last)}::date ${ofMerchants}
+      union
+      select merchant_id, coarser, ${START_AROUND} from meter_marks join ${AROUND} using (grain)
+      where period between ${bind(first)}::date and ${bind(last)}::date ${ofMerchants}
+    )`;
+}
+
+/** Selects whole periods: clean ones from their rollup, dirty ones from the next finer rollup. */
+function selectWhole(selection: Selection, whole: ReadPlan['whole']): string[] {
+  const { meter, columns, isWithin, ofMerchants, ofFilters } = selection;
   // Marks of one merchant are an array: a join of 120,000 rows with none cost a fifth of the query.
   const isMarked = (grain: string, alias: string, period: string) =>
-    merchantIds?.length === 1
+    selection.isOneMerchant
       ? `${period} = any(array(select period from marks where grain = '${grain}'))`
       : `exists (select from marks where marks.grain = '${grain}' and marks.merchant_id = ${alias}.merchant_id
       and marks.period = ${period})`;
-
   const parts: string[] = [];
-  const within = (column: string, { first: from, last: to }: DayRange) =>
-    `${column} between ${bind(from)}::date and ${bind(to)}::date`;
   /** Ranges of periods that may be dirty: of this grain, and those inside of coarser ones. */
   const reachable: DayRange[] = [];
   for (const { grain, table, column, finer, length } of COARSEST_FIRST) {
     for (const range of whole[grain])
       parts.push(`select ${columns('r', midnight(`r.${column}`))} from ${table} as r
-        where r.meter_id = ${meter.id} ${of('r')} and ${within(`r.${column}`, range)}
-          and not ${isMarked(grain, 'r', `r.${column}`)} ${chosen}`);
+        where r.meter_id = ${meter.id} ${ofMerchants('r')} and ${isWithin(`r.${column}`, range)}
+          and not ${isMarked(grain, 'r', `r.${column}`)} ${ofFilters}`);
     reachable.push(...whole[grain]);
     if (reachable.length === 0) continue;
-    const ranges = reachable.map((range) => within('dirty.period', range)).join(' or ');
+    const ranges = reachable.map((range) => isWithin('dirty.period', range)).join(' or ');
     const next = FOLDED.find((each) => each.table === finer);
     // The finer rows of dirty periods, but not those that are dirty themselves.
     parts.push(
@@ -321,46 +368,64 @@ function valuesStatement(
           join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
             and f.${next.column} >= dirty.period and f.${next.column} < (dirty.period + interval '${length}')::date
           where dirty.grain = '${grain}' and (${ranges})
-            and not ${isMarked(next.grain, 'f', `f.${next.column}`)} ${chosen}`
+            and not ${isMarked(next.grain, 'f', `f.${next.column}`)} ${ofFilters}`
         : `select ${columns('f', 'f.bucket')} from marks as dirty
           join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
             and f.bucket >= ${midnight('dirty.period')} and f.bucket < ${midnight('(dirty.period + 1)')}
-          where dirty.grain = '${grain}' and (${ranges}) ${chosen}`,
+          where dirty.grain = '${grain}' and (${ranges}) ${ofFilters}`,
     );
   }
-  if (cut.length > CUT_ONE_BY_ONE)
-    parts.push(`select ${columns('q', 'q.bucket')} from meter_quarters as q
-      where q.meter_id = ${meter.id} ${of('q')} and q.bucket >= ${first} and q.bucket < ${until}
-        and (q.bucket at time zone 'UTC')::date = any(${bind(cut)}::date[]) ${chosen}`);
-  else
-    for (const day of cut)
-      parts.push(`select ${columns('q', 'q.bucket')} from meter_quarters as q
-        where q.meter_id = ${meter.id} ${of('q')} and q.bucket >= greatest(${first}, ${midnight(`${bind(day)}::date`)})
-          and q.bucket < least(${until}, ${midnight(`(${bind(day)}::date + 1)`)}) ${chosen}`);
-  const pending = rowsOf(
-    [meter],
-    {
-      scope: {
-        ...(asKnownOn === undefined
-          ? { of: 'pending' as const, ...(edges.length > 0 && { inner: bounds, edges }) }
-          : { of: 'known' as const, on: asKnownOn, range: boundsOf(starts[0]!, end) }),
-        ...{ merchantIds, first: firstDay, last: lastDay },
-      },
-      checksValues,
-    },
-    bind,
-  );
-  parts.push(`select ${columns('p', 'p.bucket')} from rows as p
-    where (p.bucket >= ${first} and p.bucket < ${until}${edges
-      .map(
-        ({ from, until: to }) =>
-          ` or p.bucket > ${bind(from)}::timestamptz - interval '15 minutes' and p.bucket < ${bind(to)}::timestamptz`,
-      )
-      .join('')}) ${chosen}`);
+  return parts;
+}
 
-  const keys = groupBy.map((name) => (name === 'merchant' ? 'merchant_id' : placeOf(name)));
+type Quarters = { first: string; until: string };
+
+/** Selects the quarter hours of days that contain a window border. */
+function selectCut({ meter, bind, columns, ofMerchants, ofFilters }: Selection, cut: Day[], quarters: Quarters) {
+  const rows = `select ${columns('q', 'q.bucket')} from meter_quarters as q
+      where q.meter_id = ${meter.id} ${ofMerchants('q')}`;
+  if (cut.length > CUT_ONE_BY_ONE)
+    return [
+      `${rows} and q.bucket >= ${quarters.first} and q.bucket < ${quarters.until}
+        and (q.bucket at time zone 'UTC')::date = any(${bind(cut)}::date[]) ${ofFilters}`,
+    ];
+  return cut.map((day) => {
+    const [start, end] = [midnight(`${bind(day)}::date`), midnight(`(${bind(day)}::date + 1)`)];
+    return `${rows} and q.bucket >= greatest(${quarters.first}, ${start})
+        and q.bucket < least(${quarters.until}, ${end}) ${ofFilters}`;
+  });
+}
+
+/** Selects what the rollups lack, `pending`, from `rows`, which are made of events. */
+function selectPending(
+  { meter, bind, columns, ofFilters }: Selection,
+  { starts, end, asKnownOn, ...scope }: MeterScope,
+  { inner, edges, checksValues }: Reading,
+  { first, until }: Quarters,
+): { rows: string; pending: string } {
+  const days = { merchantIds: merchantsOf(meter, scope), first: dayOf(starts[0]!), last: dayOf(end - 1) };
+  const bounds = boundsOf(inner.from, inner.to);
+  const events: EventScope =
+    asKnownOn === undefined
+      ? { of: 'pending', ...days, ...(edges.length > 0 && { inner: bounds, edges }) }
+      : { of: 'known', ...days, on: asKnownOn, range: boundsOf(starts[0]!, end) };
+  const rows = rowsOf([meter], { scope: events, checksValues }, bind);
+  const ofEdges = edges.map(
+    ({ from, until: to }) =>
+      ` or p.bucket > ${bind(from)}::timestamptz - interval '15 minutes' and p.bucket < ${bind(to)}::timestamptz`,
+  );
+  const pending = `select ${columns('p', 'p.bucket')} from rows as p
+    where (p.bucket >= ${first} and p.bucket < ${until}${ofEdges.join('')}) ${ofFilters}`;
+  return { rows, pending };
+}
+
+/** Groups `parts` by window and dimensions, and sums them up. */
+function answerOf({ meter, bind }: Selection, { starts, groupBy, limit }: MeterScope, sum: SumOf): string {
+  const kind = kindOf(meter);
+  const isUnique = meter.aggregation === 'UNIQUE';
+  const keys = groupBy.map((name) => (name === 'merchant' ? 'merchant_id' : placeOf(meter, name)));
   const slots = starts.length === 1 ? [] : ['slot'];
-  const elements = byElement ? ['element'] : [];
+  const elements = meter.aggregation === 'PERCENTILE' ? ['element'] : [];
   const grouped = [...slots, ...keys, ...elements];
   const named = keys.map((key, index) => `${key} as k${index}`);
   const slot =
@@ -378,31 +443,16 @@ function valuesStatement(
   const source = isUnique
     ? `(select distinct ${[...slots, ...new Set(['merchant_id', ...keys]), 'element'].join(', ')} from (${inSlots}) as each)`
     : `(${inSlots})`;
-  const text = `
-    with marks as materialized (
-      select merchant_id, grain, period from meter_marks
-      where period between ${bind(monthOf(firstDay).startDate)}::date and ${bind(lastDay)}::date
-        ${merchants ? `and merchant_id = any(${merchants})` : ''}
-      union
-      select merchant_id, coarser, ${START_AROUND} from meter_marks join ${AROUND} using (grain)
-      where period between ${bind(firstDay)}::date and ${bind(lastDay)}::date
-        ${merchants ? `and merchant_id = any(${merchants})` : ''}
-    ),
-    ${pending},
-    parts as (
-      ${parts.join('\n union all\n')}
-    )
-    select
+  return `select
       ${slots.map((name) => `json_agg(${name}) as windows,`).join('')}
       ${elements.map((name) => `json_agg(${name}) as elements,`).join('')}
       json_build_array(${keys.map((_, index) => `json_agg(k${index})`).join(', ')}) as groups,
       string_agg(value, ',') as amounts
     from (
       select ${[...slots, ...named, ...elements, ''].join(', ')}
-        ${isUnique ? 'count(*)' : isBigint ? summed : `trim_scale(${summed})`}::text as value
+        ${isUnique ? 'count(*)' : isBigint(meter, sum) ? summed : `trim_scale(${summed})`}::text as value
       from ${source} as placed
       ${grouped.length > 0 ? `group by ${grouped.join(', ')} order by ${grouped.join(', ')}` : 'having count(*) > 0'}
       limit ${bind(limit)}
     ) as answer`;
-  return { text, values };
 }

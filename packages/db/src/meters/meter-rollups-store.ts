@@ -9,14 +9,13 @@ import { DateText, type MerchantDay } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { In, IsNull } from '../typeorm.ts';
+import { bindings, type EventScope, type QuarterHours, rowsOf } from './event-rows.ts';
+import { admitValues } from './limited-values.ts';
 import { createMeterChecks, type MeterChecks } from './meter-checks-store.ts';
 import { lockMeters, tryLockMeters } from './meter-lock.ts';
 import {
   addRows,
-  bindings,
-  boundedProperties,
   byKind,
-  type EventScope,
   FOLDED,
   foldRows,
   type Grain,
@@ -24,12 +23,9 @@ import {
   kindOf,
   MARKED,
   PERIOD,
-  type QuarterHours,
   ROLLUP_TABLES,
-  rawEvents,
   renameRows,
-  rowsOf,
-} from './meter-sql.ts';
+} from './rollup-sql.ts';
 
 export type MeterRollups = {
   /**
@@ -88,7 +84,6 @@ const LagRow = z.object({ events: z.string().transform(Number), oldest_ms: z.num
 const HistoryRow = z.object({ meter_id: z.number(), date: DateText, after_merchant: z.string() });
 const CountRow = z.object({ merchant_id: z.string(), events: z.string().transform(Number) });
 const PeriodRow = z.object({ merchant_id: z.string(), period: DateText });
-const OverflowRow = z.object({ overflowed: z.boolean() });
 const TimeRow = z.object({ time: z.date() });
 const ClosedRow = z.object({ date: DateText, closed_at: z.date() });
 const MerchantRow = z.object({ merchant_id: z.string() });
@@ -120,67 +115,6 @@ export function createMeterRollups(
   const horizonOf = async (executor: Executor): Promise<Day> =>
     (await rows(executor, 'select run, quarters_from from meter_state', [], StateRow))[0]!.quarters_from;
 
-  /**
-   * Stores the values of properties that are dimensions, up to the limit of each merchant's day; returns true if one is
-   * full.
-   */
-  async function admit(transaction: Executor, meters: readonly MeterRow[], scope: EventScope): Promise<boolean> {
-    const properties = boundedProperties(meters);
-    if (properties.length === 0) return false;
-    const { bind, values } = bindings();
-    const names = `${bind(properties)}::text[]`;
-    const text = `
-      -- Joins in place of correlated subqueries, which Citus cannot run here.
-      with raw as materialized (
-        select merchant_id, date, properties, place from (${rawEvents(scope, bind)}) as event
-        where properties ?| ${names}
-      ),
-      candidates as materialized (
-        select merchant_id, date, dimension, properties ->> dimension as value, min(place) as place
-        from raw, unnest(${names}) as dimension
-        where properties ? dimension and coalesce(properties ->> dimension, '') not in ('', 'unknown')
-        group by 1, 2, 3, 4
-      ),
-      admitted_before as materialized (
-        select known.merchant_id, known.date, known.dimension, known.value
-        from candidates join meter_values as known using (merchant_id, date, dimension, value)
-      ),
-      numbered as materialized (
-        select merchant_id, date, dimension, value,
-          row_number() over (partition by merchant_id, date, dimension order by place, value collate "C") as number
-        from candidates left join (select *, true as is_admitted from admitted_before) as known
-          using (merchant_id, date, dimension, value)
-        where octet_length(value) <= 400 and is_admitted is null
-      ),
-      counts as materialized (
-        select merchant_id, date, dimension, count(*) as count
-        from (select distinct merchant_id, date, dimension from numbered) as day
-        join meter_values using (merchant_id, date, dimension)
-        group by 1, 2, 3
-      ),
-      placed as materialized (
-        select numbered.*, number + coalesce(count, 0) <= ${bind(valuesPerDay)}::bigint as is_admitted
-        from numbered left join counts using (merchant_id, date, dimension)
-      ),
-      admitted as (
-        insert into meter_values (merchant_id, date, dimension, value)
-        select merchant_id, date, dimension, value from placed where is_admitted order by 1, 2, 3, 4
-      ),
-      beyond as materialized (
-        select distinct merchant_id, date, dimension from placed where not is_admitted
-        union
-        select merchant_id, date, dimension from candidates where octet_length(value) > 400
-      ),
-      overflowed as (
-        insert into meter_overflows (merchant_id, date, dimension)
-        select merchant_id, date, dimension from beyond order by 1, 2, 3
-        on conflict do nothing
-      )
-      select exists (select 1 from beyond) or exists (
-        select 1 from meter_overflows join candidates using (merchant_id, date, dimension)) as overflowed`;
-    return (await rows(transaction, text, values, OverflowRow))[0]!.overflowed;
-  }
-
   /** Adds events to these meters; days before the horizon have no quarter hours. */
   async function add(
     transaction: Executor,
@@ -188,7 +122,7 @@ export function createMeterRollups(
     scope: EventScope,
     { first, last, horizon }: { first: Day; last: Day; horizon: Day },
   ): Promise<void> {
-    const checksValues = await admit(transaction, meters, scope);
+    const checksValues = await admitValues(transaction, { meters, scope, valuesPerDay });
     for (const [kind, own] of byKind(meters)) {
       for (const table of ['meter_quarters', 'meter_days'] as const) {
         if (table === 'meter_days' ? first >= horizon : last < horizon) continue;
@@ -241,14 +175,7 @@ export function createMeterRollups(
     await mark(transaction, merchantId, date, horizon);
   }
 
-  const checks = createMeterChecks(dataSource, partitions, {
-    ...{ recompute, mark, metersOf, horizonOf },
-    async overflowed(transaction, merchantIds, date) {
-      const text =
-        'select exists (select from meter_overflows where merchant_id = any($1) and date = $2) as overflowed';
-      return (await rows(transaction, text, [merchantIds, date], OverflowRow))[0]!.overflowed;
-    },
-  });
+  const checks = createMeterChecks(dataSource, partitions, { recompute, mark, metersOf, horizonOf });
 
   return {
     ...checks,

@@ -139,7 +139,7 @@ test('a reader of changes gets every number, in whatever order transactions end'
           });
         } else if (open.length === 0 && each.do === 'break and rebuild') {
           await sql.query(`update merchant_usage set metric_value = 77 where merchant_id = $1`, [merchantId]);
-          await db.cubes.rebuild(merchantId, DAYS[0], DAYS[1]);
+          await db.rebuild.merchant(merchantId, DAYS[0], DAYS[1]);
         }
       }
       for (const transaction of open) await transaction.end(true);

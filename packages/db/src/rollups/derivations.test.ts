@@ -190,10 +190,10 @@ class World {
     if (step.do === 'adjust') return this.adjust(step.what, step.sign);
     if (step.do === 'rerate') return this.rerate(step.merchant, step.rows);
     if (step.do === 'forget quarters') return forgetQuarters();
-    if (step.do === 'rebuild platform') return db.cubes.rebuildPlatform(DAYS[0]!, DAYS.at(-1)!);
+    if (step.do === 'rebuild platform') return db.rebuild.platform(DAYS[0]!, DAYS.at(-1)!);
     if (step.do === 'rebuild') {
       const [from, to] = [step.from, step.to].sort();
-      await db.cubes.rebuild(step.merchant, DAYS[from!]!, DAYS[to!]!);
+      await db.rebuild.merchant(step.merchant, DAYS[from!]!, DAYS[to!]!);
       return;
     }
     if (step.do === 'roll up' || step.do === 'compute quarters') {
@@ -321,7 +321,7 @@ async function compare(world: World, scopes: readonly (typeof SCOPES)[number][] 
     }
   }
   const range = { startDate: '2026-01-01', endDate: '2026-03-31' };
-  expect(await db.books.periodsApart(range)).toEqual([]);
+  expect(await db.storedForms.periodsApart(range)).toEqual([]);
   const days = await db.usage.byDay({ parts: [{ cube: 'usage_platform_daily', ...range }] });
   const byDay = new Map(days.map(({ date, ...sums }) => [date, sums]));
   for (const [date, sums] of world.sums(range.startDate, range.endDate, 'date')) expect(byDay.get(date)).toEqual(sums);
@@ -439,7 +439,7 @@ test('the rows of months and years are counted as they are derived, and again by
   });
   await client.query('update usage_rollup_rows set rows = 77 where merchant_id = $1', ['ada']);
   await client.query(`delete from usage_rollup_rows where merchant_id = ''`);
-  for (const merchant of ['ada', 'bob']) await db.cubes.rebuild(merchant, '2026-01-01', '2026-02-28');
+  for (const merchant of ['ada', 'bob']) await db.rebuild.merchant(merchant, '2026-01-01', '2026-02-28');
   expect((await rows()).filter(({ merchant_id }) => merchant_id)).toEqual(
     (await real()).filter(({ merchant_id }) => merchant_id),
   );
@@ -574,7 +574,7 @@ test('all rollups agree in every snapshot while many append, correct, derive and
       for (const { cube } of DERIVED) expect(await totals(cube), cube).toEqual(wanted);
       looks++;
     });
-  const rebuild = () => db.cubes.rebuild(some(MERCHANTS), '2026-01-01', '2026-03-01');
+  const rebuild = () => db.rebuild.merchant(some(MERCHANTS), '2026-01-01', '2026-03-01');
   const rollUp = () => db.derivations.rollUp(days.at(-2)!, 5);
   const others = [
     append,
@@ -587,18 +587,18 @@ test('all rollups agree in every snapshot while many append, correct, derive and
     rollUp,
     rebuild,
   ];
-  const stopping = Promise.all([...others, () => db.cubes.rebuildPlatform('2026-01-01', '2026-03-01')].map(forever));
+  const stopping = Promise.all([...others, () => db.rebuild.platform('2026-01-01', '2026-03-01')].map(forever));
   try {
     while (looks < 60) await look();
   } finally {
     running = false;
     await stopping;
   }
-  expect(await db.books.periodsApart({ startDate: '2026-01-01', endDate: '2026-12-31' })).toEqual([]);
+  expect(await db.storedForms.periodsApart({ startDate: '2026-01-01', endDate: '2026-12-31' })).toEqual([]);
   while ((await db.derivations.derive(10_000)).flushes > 0);
   while (await db.derivations.rollUp(days.at(-1)!, 100));
   await look();
-  expect(await db.books.periodsApart({ startDate: '2026-01-01', endDate: '2026-12-31' })).toEqual([]);
+  expect(await db.storedForms.periodsApart({ startDate: '2026-01-01', endDate: '2026-12-31' })).toEqual([]);
 });
 
 test('a day is not rolled up while a derivation that found it open is under way', async () => {
@@ -646,15 +646,15 @@ test.each(DERIVED.map(({ cube }) => cube))('reconciliation sees that %s was chan
   await world.append([{ id: 1, what }]);
   await deriveAll();
   const range = { startDate: '2026-02-14', endDate: '2026-02-14' };
-  expect(await db.books.periodsApart(range)).toEqual([]);
+  expect(await db.storedForms.periodsApart(range)).toEqual([]);
   await client.query(`update ${table} set requests = requests + 1`);
-  const apart = await db.books.periodsApart(range);
-  const day = await db.journal.exclusively(['ada'], (transaction) => db.books.read(range, transaction));
+  const apart = await db.storedForms.periodsApart(range);
+  const day = await db.journal.exclusively(['ada'], (transaction) => db.storedForms.read(range, transaction));
   const seen = table === 'usage_daily_models' ? day.map((row) => row.dailyModels) : apart.map((row) => row.whole);
   expect(seen).toContain(2n);
-  await db.cubes.rebuild('ada', '2026-02-01', '2026-02-28');
-  await db.cubes.rebuildPlatform('2026-02-01', '2026-02-28');
-  expect(await db.books.periodsApart(range)).toEqual([]);
+  await db.rebuild.merchant('ada', '2026-02-01', '2026-02-28');
+  await db.rebuild.platform('2026-02-01', '2026-02-28');
+  expect(await db.storedForms.periodsApart(range)).toEqual([]);
   await compare(world);
 });
 
@@ -662,11 +662,13 @@ test('reconciliation sees that sums of a flush were changed, until it is derived
   const what = { merchant_id: 'ada', date: '2026-02-14', user_id: 'u1', model: 'm1' };
   await new World().append([{ id: 1, what: { ...what, amounts: { ...zero(), requests: 1n } } }]);
   const range = { startDate: '2026-02-14', endDate: '2026-02-14' };
-  expect(await db.books.periodsApart(range)).toEqual([]);
+  expect(await db.storedForms.periodsApart(range)).toEqual([]);
   await client.query('update usage_flush_sums set requests = requests + 1');
-  expect(await db.books.periodsApart(range)).toMatchObject([{ rollup: 'usage_flush_sums', parts: 1n, whole: 2n }]);
+  expect(await db.storedForms.periodsApart(range)).toMatchObject([
+    { rollup: 'usage_flush_sums', parts: 1n, whole: 2n },
+  ]);
   await deriveAll();
-  expect(await db.books.periodsApart(range)).toEqual([]);
+  expect(await db.storedForms.periodsApart(range)).toEqual([]);
 });
 
 test('sums of months, years and all merchants may pass 64 bits, and stop no derivation', async () => {

@@ -21,7 +21,7 @@ import {
   Sentence,
 } from '../ui/parts.tsx';
 import { type Finder, Picker } from '../ui/picker.tsx';
-import { Confirm, Dialog, DialogForm, Menu, Select, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
+import { Confirm, FormDialog, Menu, Select, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
 import { LoadMore, Table, useParts } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
@@ -206,10 +206,7 @@ function useTargets(enabled: boolean): ReadonlyMap<string, Target> {
   const metrics = useQuery(api.custom.list.queryOptions({ limit: CHOICES }, { enabled }));
   return new Map(
     [
-      ...(budgets.data ?? []).map(({ id, name, measure, unit }) => ({
-        ...{ id, name },
-        measure: measure ?? unit,
-      })),
+      ...(budgets.data ?? []).map(({ id, name, measure, unit }) => ({ id, name, measure: measure ?? unit })),
       ...((metrics.data?.rows ?? []) as (Target & { id: string })[]),
     ].map((target) => [target.id, target]),
   );
@@ -422,92 +419,87 @@ function Edit({
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       wide
       onClose={onClose}
       title={alert ? `Change ${alert.name}` : 'New alert'}
       text={alert ? 'What it watches stays: make another rule for something else.' : 'It fires once per period.'}
+      save={save}
+      action="Save"
+      working="Saving…"
+      disabled={!alert && on !== 'drift' && target.trim() === ''}
     >
-      <DialogForm
-        save={save}
-        action="Save"
-        working="Saving…"
-        disabled={!alert && on !== 'drift' && target.trim() === ''}
-        onClose={onClose}
-      >
-        <Field label="Name" required maxLength={100} placeholder="Acme is silent" value={name} onChange={setName} />
-        {!alert && (
-          <>
-            <div className="tools">
+      <Field label="Name" required maxLength={100} placeholder="Acme is silent" value={name} onChange={setName} />
+      {!alert && (
+        <>
+          <div className="tools">
+            <Select
+              label="Kind"
+              prefix="On"
+              value={on}
+              options={KINDS}
+              onChange={(next) => {
+                setOn(next);
+                setTarget('');
+                setLimit('above');
+              }}
+            />
+            {on !== 'drift' && !WRITTEN[on] && (
+              <Picker
+                label={TARGETS[on] ?? 'Target'}
+                value={target}
+                options={targets}
+                beyond={more}
+                waiting={(on === 'budget' ? budgets : metrics).isLoading}
+                none={`No ${kindText(on).slice(2)} with this name.`}
+                placeholder={`choose ${kindText(on)}`}
+                onChange={setTarget}
+              />
+            )}
+            {on !== 'silence' && <Select label="Limit" value={limit} options={LIMITS[on]} onChange={setLimit} />}
+            {on === 'budget' && (
               <Select
-                label="Kind"
-                prefix="On"
-                value={on}
-                options={KINDS}
-                onChange={(next) => {
-                  setOn(next);
-                  setTarget('');
-                  setLimit('above');
-                }}
+                label="Unit"
+                prefix="in"
+                value={unit}
+                options={[
+                  { value: 'limit' as const, label: 'percent of its limit' },
+                  { value: 'amount' as const, label: 'what it measures' },
+                ]}
+                onChange={setUnit}
               />
-              {on !== 'drift' && !WRITTEN[on] && (
-                <Picker
-                  label={TARGETS[on] ?? 'Target'}
-                  value={target}
-                  options={targets}
-                  beyond={more}
-                  waiting={(on === 'budget' ? budgets : metrics).isLoading}
-                  none={`No ${kindText(on).slice(2)} with this name.`}
-                  placeholder={`choose ${kindText(on)}`}
-                  onChange={setTarget}
-                />
-              )}
-              {on !== 'silence' && <Select label="Limit" value={limit} options={LIMITS[on]} onChange={setLimit} />}
-              {on === 'budget' && (
-                <Select
-                  label="Unit"
-                  prefix="in"
-                  value={unit}
-                  options={[
-                    { value: 'limit' as const, label: 'percent of its limit' },
-                    { value: 'amount' as const, label: 'what it measures' },
-                  ]}
-                  onChange={setUnit}
-                />
-              )}
-            </div>
-            <div className="form-row">
-              {WRITTEN[on] && (
-                <Field
-                  label={WRITTEN[on].label}
-                  required
-                  placeholder={WRITTEN[on].example}
-                  value={target}
-                  onChange={setTarget}
-                />
-              )}
+            )}
+          </div>
+          <div className="form-row">
+            {WRITTEN[on] && (
               <Field
-                label={on === 'silence' ? 'Minutes without an event' : 'Value'}
+                label={WRITTEN[on].label}
                 required
-                inputMode={on === 'silence' ? 'numeric' : 'decimal'}
-                placeholder={on === 'silence' ? '60' : on === 'budget' && unit === 'limit' ? '80' : '1000'}
-                value={amount}
-                onChange={setAmount}
+                placeholder={WRITTEN[on].example}
+                value={target}
+                onChange={setTarget}
               />
-            </div>
-          </>
-        )}
-        {webhooks.length > 0 && (
-          <Checks
-            label="Tells"
-            note="None chosen: every webhook that takes alerts"
-            options={webhooks}
-            values={told}
-            onChange={setTold}
-          />
-        )}
-      </DialogForm>
-    </Dialog>
+            )}
+            <Field
+              label={on === 'silence' ? 'Minutes without an event' : 'Value'}
+              required
+              inputMode={on === 'silence' ? 'numeric' : 'decimal'}
+              placeholder={on === 'silence' ? '60' : on === 'budget' && unit === 'limit' ? '80' : '1000'}
+              value={amount}
+              onChange={setAmount}
+            />
+          </div>
+        </>
+      )}
+      {webhooks.length > 0 && (
+        <Checks
+          label="Tells"
+          note="None chosen: every webhook that takes alerts"
+          options={webhooks}
+          values={told}
+          onChange={setTold}
+        />
+      )}
+    </FormDialog>
   );
 }

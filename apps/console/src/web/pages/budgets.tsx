@@ -7,9 +7,9 @@ import { client, queryClient } from '../api.ts';
 import { format, type Kind } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { timeText } from '../time.ts';
-import { Field, SearchBox } from '../ui/field.tsx';
+import { Field, SearchBox, useDraft } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Chip, Empty, Num, PageHead, Skeleton } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Select, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
+import { Confirm, FormDialog, Select, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
 import { LoadMore, RowActions, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 10_000;
@@ -317,8 +317,7 @@ function Edit({
   onClose: () => void;
   onSaved: () => Promise<unknown>;
 }) {
-  const [draft, setDraft] = useState(draftOf(budget, bound));
-  const change = (next: Partial<Draft>) => setDraft({ ...draft, ...next });
+  const { draft, of } = useDraft(draftOf(budget, bound));
   const assertUnchanged = useUnchanged(budget);
   const save = useMutation({
     mutationFn: async () => {
@@ -350,8 +349,7 @@ function Edit({
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       wide
       onClose={onClose}
       title={budget ? `Change ${budget.name}` : 'New budget'}
@@ -360,98 +358,58 @@ function Edit({
           ? 'Whose usage it limits, what it measures and its period stay.'
           : 'It counts what was used in the running period from its beginning.'
       }
+      save={save}
+      action="Save"
+      working="Saving…"
     >
-      <DialogForm save={save} action="Save" working="Saving…" onClose={onClose}>
-        <div className="form-row">
-          <Field label="Name" placeholder="Acme, monthly" value={draft.name} onChange={(name) => change({ name })} />
-          <Field
-            label="Limit"
-            required
-            inputMode="decimal"
-            placeholder="50"
-            note={budget?.unit ?? (draft.measure === 'cost' ? 'USD' : draft.measure)}
-            value={draft.limit}
-            onChange={(limit) => change({ limit })}
-          />
-          <Field
-            label="Alerts at percent"
-            placeholder="80, 100"
-            value={draft.thresholds}
-            onChange={(thresholds) => change({ thresholds })}
-          />
-        </div>
-        <div className="tools">
-          {!budget && (
-            <>
-              <Select
-                label="Measure"
-                prefix="Limits"
-                value={draft.measure}
-                options={MEASURES}
-                onChange={(measure) => change({ measure })}
-              />
-              <Select
-                label="Period"
-                prefix="in"
-                value={draft.period}
-                options={[...PERIODS, { value: 'total' as const, label: 'total' }]}
-                onChange={(period) => change({ period })}
-              />
-            </>
-          )}
-          <Select
-            label="Enforcement"
-            prefix="and beyond it"
-            value={draft.enforcement}
-            options={ENFORCEMENTS}
-            onChange={(enforcement) => change({ enforcement })}
-          />
-        </div>
+      <div className="form-row">
+        <Field label="Name" placeholder="Acme, monthly" {...of('name')} />
+        <Field
+          label="Limit"
+          required
+          inputMode="decimal"
+          placeholder="50"
+          note={budget?.unit ?? (draft.measure === 'cost' ? 'USD' : draft.measure)}
+          {...of('limit')}
+        />
+        <Field label="Alerts at percent" placeholder="80, 100" {...of('thresholds')} />
+      </div>
+      <div className="tools">
         {!budget && (
           <>
-            {draft.measure === 'meter' && (
-              <Field
-                label="Key of the meter"
-                required
-                note="It adds up: SUM or COUNT"
-                value={draft.meter}
-                onChange={(meter) => change({ meter })}
-              />
-            )}
-            <div className="form-row">
-              <Field
-                label="Merchant"
-                readOnly={bound !== null}
-                note="Empty: all merchants together"
-                value={draft.merchantId}
-                onChange={(merchantId) => change({ merchantId })}
-              />
-              <Field
-                label="Team"
-                note="Of the directory; empty: any"
-                value={draft.team}
-                onChange={(team) => change({ team })}
-              />
-              <Field label="User" note="Empty: any" value={draft.userId} onChange={(userId) => change({ userId })} />
-            </div>
-            <div className="form-row">
-              <Field
-                label="API key"
-                note="Its alias in events; empty: any"
-                value={draft.apiKey}
-                onChange={(apiKey) => change({ apiKey })}
-              />
-              <Field label="Model" note="Empty: any" value={draft.model} onChange={(model) => change({ model })} />
-              <Field
-                label="Time zone"
-                note="Where the period begins"
-                value={draft.timeZone}
-                onChange={(timeZone) => change({ timeZone })}
-              />
-            </div>
+            <Select label="Measure" prefix="Limits" {...of('measure')} options={MEASURES} />
+            <Select
+              label="Period"
+              prefix="in"
+              {...of('period')}
+              options={[...PERIODS, { value: 'total' as const, label: 'total' }]}
+            />
           </>
         )}
-      </DialogForm>
-    </Dialog>
+        <Select label="Enforcement" prefix="and beyond it" {...of('enforcement')} options={ENFORCEMENTS} />
+      </div>
+      {!budget && (
+        <>
+          {draft.measure === 'meter' && (
+            <Field label="Key of the meter" required note="It adds up: SUM or COUNT" {...of('meter')} />
+          )}
+          <div className="form-row">
+            <Field
+              label="Merchant"
+              readOnly={bound !== null}
+              note="Empty: all merchants together"
+              {...of('merchantId')}
+            />
+            <Field label="Team" note="Of the directory; empty: any" {...of('team')} />
+            <Field label="User" note="Empty: any" {...of('userId')} />
+          </div>
+          <div className="form-row">
+            <Field label="API key" note="Its alias in events; empty: any" {...of('apiKey')} />
+            <Field label="Model" note="Empty: any" {...of('model')} />
+            <Field label="Time zone" note="Where the period begins" {...of('timeZone')} />
+          </div>
+        </>
+      )}
+    </FormDialog>
   );
 }

@@ -5,7 +5,7 @@ import { api, client, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { Field } from '../ui/field.tsx';
 import { AdminsOnly, Answer, Button, Card, Chip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, tell, tellFailure } from '../ui/popups.tsx';
+import { Confirm, FormDialog, tell, tellFailure } from '../ui/popups.tsx';
 import { Table } from '../ui/table.tsx';
 
 const refresh = () => queryClient.invalidateQueries({ queryKey: [['custom', 'sources']] });
@@ -149,41 +149,41 @@ function Register({ onClose }: { onClose: () => void }) {
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       onClose={onClose}
       title="Add a source"
       text="Formulas read the view with the rights of tally_reader: grant it usage of the schema and select on the view."
+      save={save}
+      action="Add"
+      working="Adding…"
     >
-      <DialogForm save={save} action="Add" working="Adding…" onClose={onClose}>
-        <div className="form-row">
-          {FIELDS.map(([field, label, placeholder, note, required]) => (
-            <Field
-              key={field}
-              label={label}
-              mono
-              required={required}
-              placeholder={placeholder}
-              note={note}
-              value={draft[field]}
-              onChange={(value) => setDraft({ ...draft, [field]: value.trim() })}
-            />
-          ))}
-        </div>
-        <div className="field">
-          <label htmlFor="source-columns">Columns</label>
-          <textarea
-            id="source-columns"
-            className="input formula"
-            required
-            spellCheck={false}
-            placeholder={'seats number\nplan text\nprice number USD'}
-            value={columns}
-            onChange={(event) => setColumns(event.target.value)}
+      <div className="form-row">
+        {FIELDS.map(([field, label, placeholder, note, required]) => (
+          <Field
+            key={field}
+            label={label}
+            mono
+            required={required}
+            placeholder={placeholder}
+            note={note}
+            value={draft[field]}
+            onChange={(value) => setDraft({ ...draft, [field]: value.trim() })}
           />
-          <small>One a line: name, kind (number, text, boolean, date, time) and optionally its unit.</small>
-        </div>
-      </DialogForm>
-    </Dialog>
+        ))}
+      </div>
+      <div className="field">
+        <label htmlFor="source-columns">Columns</label>
+        <textarea
+          id="source-columns"
+          className="input formula"
+          required
+          spellCheck={false}
+          placeholder={'seats number\nplan text\nprice number USD'}
+          value={columns}
+          onChange={(event) => setColumns(event.target.value)}
+        />
+        <small>One a line: name, kind (number, text, boolean, date, time) and optionally its unit.</small>
+      </div>
+    </FormDialog>
   );
 }

@@ -8,7 +8,7 @@ import { format } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { Field, SearchBox } from '../ui/field.tsx';
 import { Answer, Banner, Button, Card, Empty, PageHead } from '../ui/parts.tsx';
-import { Dialog, DialogForm, Segments, tell, tellFailure } from '../ui/popups.tsx';
+import { Dialog, FormDialog, Segments, tell, tellFailure } from '../ui/popups.tsx';
 import { Pager, Table } from '../ui/table.tsx';
 
 const KINDS = [
@@ -262,24 +262,25 @@ function Erase({ bound, onClose, onDone }: { bound: string | null; onClose: () =
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       onClose={onClose}
       title="Erase a user"
       text="A random pseudonym takes the place of the id in all stored data of the merchant, and in events that come later. All numbers stay. This cannot be undone."
+      save={save}
+      action="Erase"
+      working="Erasing…"
+      kind="danger"
     >
-      <DialogForm save={save} action="Erase" working="Erasing…" kind="danger" onClose={onClose}>
-        {bound === null && <Field label="Merchant" mono required value={merchantId} onChange={setMerchantId} />}
-        <Field
-          label="User"
-          mono
-          required
-          note="The id that producers send, not the name"
-          value={userId}
-          onChange={setUserId}
-        />
-      </DialogForm>
-    </Dialog>
+      {bound === null && <Field label="Merchant" mono required value={merchantId} onChange={setMerchantId} />}
+      <Field
+        label="User"
+        mono
+        required
+        note="The id that producers send, not the name"
+        value={userId}
+        onChange={setUserId}
+      />
+    </FormDialog>
   );
 }
 

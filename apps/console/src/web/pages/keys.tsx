@@ -7,7 +7,7 @@ import { client, queryClient } from '../api.ts';
 import { useWho } from '../session.tsx';
 import { SearchBox } from '../ui/field.tsx';
 import { AdminsOnly, Answer, Button, Card, Chip, Clip, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, Select, tell, tellFailure } from '../ui/popups.tsx';
+import { Confirm, FormDialog, Menu, Secret, Segments, Select, tell, tellFailure } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
 const ROLES: readonly { value: Exclude<Role, 'service'>; label: string; note: string }[] = [
@@ -250,66 +250,66 @@ function NewKey({ onClose, onMade }: { onClose: () => void; onMade: (made: { nam
     onSuccess: ({ key }) => onMade({ name: name.trim(), key }),
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       onClose={onClose}
       title="New API key"
       text="Create one for each program or person, with only the rights it needs."
+      save={make}
+      action="Make the key"
+      working="Making…"
     >
-      <DialogForm save={make} action="Make the key" working="Making…" onClose={onClose}>
+      <div className="field">
+        <label htmlFor="key-name">Name</label>
+        <input
+          id="key-name"
+          className="input"
+          required
+          maxLength={100}
+          placeholder="shop API"
+          value={name}
+          onChange={(event) => setName(event.target.value)}
+        />
+      </div>
+      <div className="field">
+        <span className="label">Role</span>
+        <Select label="Role" value={role} options={ROLES} onChange={setRole} />
+        <small>{ROLES.find(({ value }) => value === role)?.note}</small>
+      </div>
+      <div className="form-row">
         <div className="field">
-          <label htmlFor="key-name">Name</label>
+          <label htmlFor="key-merchant">Merchant</label>
           <input
-            id="key-name"
+            id="key-merchant"
             className="input"
-            required
-            maxLength={100}
-            placeholder="shop API"
-            value={name}
-            onChange={(event) => setName(event.target.value)}
+            placeholder="all merchants"
+            value={merchantId}
+            onChange={(event) => setMerchantId(event.target.value)}
           />
+          <small>A key that is bound to a merchant sees nothing of others: safe to hand to a customer.</small>
         </div>
         <div className="field">
-          <span className="label">Role</span>
-          <Select label="Role" value={role} options={ROLES} onChange={setRole} />
-          <small>{ROLES.find(({ value }) => value === role)?.note}</small>
-        </div>
-        <div className="form-row">
-          <div className="field">
-            <label htmlFor="key-merchant">Merchant</label>
-            <input
-              id="key-merchant"
-              className="input"
-              placeholder="all merchants"
-              value={merchantId}
-              onChange={(event) => setMerchantId(event.target.value)}
-            />
-            <small>A key that is bound to a merchant sees nothing of others: safe to hand to a customer.</small>
-          </div>
-          <div className="field">
-            <label htmlFor="key-team">Team</label>
-            <input
-              id="key-team"
-              className="input"
-              placeholder="none"
-              value={teamId}
-              onChange={(event) => setTeamId(event.target.value)}
-            />
-            <small>Shares custom metrics with the same team.</small>
-          </div>
-        </div>
-        <div className="field">
-          <label htmlFor="key-expires">Last day</label>
+          <label htmlFor="key-team">Team</label>
           <input
-            id="key-expires"
+            id="key-team"
             className="input"
-            type="date"
-            value={expires}
-            onChange={(event) => setExpires(event.target.value)}
+            placeholder="none"
+            value={teamId}
+            onChange={(event) => setTeamId(event.target.value)}
           />
-          <small>Empty: it does not expire.</small>
+          <small>Shares custom metrics with the same team.</small>
         </div>
-      </DialogForm>
-    </Dialog>
+      </div>
+      <div className="field">
+        <label htmlFor="key-expires">Last day</label>
+        <input
+          id="key-expires"
+          className="input"
+          type="date"
+          value={expires}
+          onChange={(event) => setExpires(event.target.value)}
+        />
+        <small>Empty: it does not expire.</small>
+      </div>
+    </FormDialog>
   );
 }

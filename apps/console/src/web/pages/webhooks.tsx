@@ -10,7 +10,7 @@ import { useWho } from '../session.tsx';
 import { timeText } from '../time.ts';
 import { Checks, Field } from '../ui/field.tsx';
 import { AdminsOnly, Answer, Button, Card, Chip, Code, Empty, Moment, PageHead } from '../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Menu, Secret, Segments, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
+import { Confirm, Dialog, FormDialog, Menu, Secret, Segments, tell, tellFailure, useUnchanged } from '../ui/popups.tsx';
 import { LoadMore, Table } from '../ui/table.tsx';
 
 const REFRESH_MS = 5_000;
@@ -362,25 +362,25 @@ function Edit({
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       onClose={onClose}
       title={webhook ? 'Change the webhook' : 'New webhook'}
       text="Requests are signed in the format of Standard Webhooks, and tried again for a day."
+      save={save}
+      action="Save"
+      working="Saving…"
     >
-      <DialogForm save={save} action="Save" working="Saving…" onClose={onClose}>
-        <Field
-          label="URL"
-          type="url"
-          required
-          maxLength={2000}
-          placeholder="https://hooks.example.com/tally"
-          note="Addresses that are not public need the setting WEBHOOK_ALLOW_PRIVATE"
-          value={url}
-          onChange={setUrl}
-        />
-        <Checks label="Events" note="None chosen: all" options={options} values={events} onChange={setEvents} />
-      </DialogForm>
-    </Dialog>
+      <Field
+        label="URL"
+        type="url"
+        required
+        maxLength={2000}
+        placeholder="https://hooks.example.com/tally"
+        note="Addresses that are not public need the setting WEBHOOK_ALLOW_PRIVATE"
+        value={url}
+        onChange={setUrl}
+      />
+      <Checks label="Events" note="None chosen: all" options={options} values={events} onChange={setEvents} />
+    </FormDialog>
   );
 }

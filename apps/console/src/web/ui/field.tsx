@@ -1,6 +1,17 @@
 import { Search } from 'lucide-react';
 import { type ComponentProps, type ReactNode, useEffect, useId, useRef, useState } from 'react';
 
+/** Keeps what is typed into a form. `of` connects an input to one of its fields. */
+export function useDraft<Draft extends object>(initial: Draft) {
+  const [draft, setDraft] = useState(initial);
+  const change = (next: Partial<Draft>) => setDraft({ ...draft, ...next });
+  const of = <Name extends keyof Draft>(name: Name) => ({
+    value: draft[name],
+    onChange: (value: Draft[Name]) => setDraft({ ...draft, [name]: value }),
+  });
+  return { draft, change, of };
+}
+
 /** A labelled input of a form; `note` explains what to write. */
 export function Field({
   label,

@@ -235,16 +235,7 @@ export function Dialog({
   );
 }
 
-/** Renders the form of a dialog that saves its fields: the error of saving, a way to cancel, and the save button. */
-export function DialogForm({
-  save,
-  action,
-  working,
-  kind = 'primary',
-  disabled = false,
-  onClose,
-  children,
-}: {
+type FormProps = {
   save: { mutate: () => void; isPending: boolean; error: Error | null };
   /** The text of the button, and its text while it saves. */
   action: string;
@@ -253,7 +244,22 @@ export function DialogForm({
   disabled?: boolean;
   onClose: () => void;
   children: ReactNode;
-}) {
+};
+
+/** A dialog that saves its fields: the error of saving, a way to cancel, and the save button. */
+export const FormDialog = ({
+  open = true,
+  title,
+  text,
+  wide,
+  ...form
+}: FormProps & { open?: boolean; title: string; text?: ReactNode; wide?: boolean }) => (
+  <Dialog open={open} onClose={form.onClose} title={title} text={text} wide={wide}>
+    <DialogForm {...form} />
+  </Dialog>
+);
+
+function DialogForm({ save, action, working, kind = 'primary', disabled = false, onClose, children }: FormProps) {
   const isTyped = use(TypedContext);
   useEffect(() => {
     if (save.error) isTyped.current = true;

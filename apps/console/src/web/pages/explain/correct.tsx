@@ -3,7 +3,7 @@ import { useState } from 'react';
 import { client, queryClient } from '../../api.ts';
 import { type FilterSearch, labelOfMetric } from '../../measures.ts';
 import { dayText } from '../../time.ts';
-import { Dialog, DialogForm, tell } from '../../ui/popups.tsx';
+import { FormDialog, tell } from '../../ui/popups.tsx';
 
 /** Adds an adjustment, once: its id stays until it is saved, so a retry repeats it. */
 export function Adjust({
@@ -55,33 +55,33 @@ export function Adjust({
   });
   const about = Object.values(dimensions).join(', ');
   return (
-    <Dialog
+    <FormDialog
       open={open}
       onClose={onClose}
       title={`Adjust ${labelOfMetric(metric).toLowerCase()}`}
       text={`Adds to the number of ${merchantId} on ${dayText(date)}${about && ` for ${about}`}. It stays visible beside the events, with your name, and cannot be edited.`}
+      save={save}
+      action="Adjust"
+      working="Saving…"
     >
-      <DialogForm save={save} action="Adjust" working="Saving…" onClose={onClose}>
-        <div className="field">
-          <label htmlFor="amount">Amount</label>
-          <input
-            id="amount"
-            className="input num"
-            required
-            inputMode="decimal"
-            pattern="-?[0-9]+([.][0-9]{1,9})?"
-            placeholder={metric === 'cost' ? '-0.10' : '-100'}
-            value={amount}
-            onChange={(event) => setAmount(event.target.value)}
-          />
-          <small>
-            {metric === 'cost' ? 'US dollars with at most 9 decimals' : 'A whole number'}; with a minus it is taken
-            away.
-          </small>
-        </div>
-        <ReasonField value={reason} placeholder="Credit note 17" onChange={setReason} />
-      </DialogForm>
-    </Dialog>
+      <div className="field">
+        <label htmlFor="amount">Amount</label>
+        <input
+          id="amount"
+          className="input num"
+          required
+          inputMode="decimal"
+          pattern="-?[0-9]+([.][0-9]{1,9})?"
+          placeholder={metric === 'cost' ? '-0.10' : '-100'}
+          value={amount}
+          onChange={(event) => setAmount(event.target.value)}
+        />
+        <small>
+          {metric === 'cost' ? 'US dollars with at most 9 decimals' : 'A whole number'}; with a minus it is taken away.
+        </small>
+      </div>
+      <ReasonField value={reason} placeholder="Credit note 17" onChange={setReason} />
+    </FormDialog>
   );
 }
 
@@ -109,8 +109,7 @@ export function VoidEvent({
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       onClose={onClose}
       title="Void this event"
       text={
@@ -119,18 +118,14 @@ export function VoidEvent({
           event stays in the journal, and cannot be counted again.
         </>
       }
+      save={save}
+      action="Void the event"
+      working="Voiding…"
+      kind="danger"
+      disabled={reason.trim() === ''}
     >
-      <DialogForm
-        save={save}
-        action="Void the event"
-        working="Voiding…"
-        kind="danger"
-        disabled={reason.trim() === ''}
-        onClose={onClose}
-      >
-        <ReasonField value={reason} placeholder="A test call" onChange={setReason} />
-      </DialogForm>
-    </Dialog>
+      <ReasonField value={reason} placeholder="A test call" onChange={setReason} />
+    </FormDialog>
   );
 }
 

@@ -131,11 +131,7 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
       };
   const zones = [...new Set(['UTC', viewerZone(), timeZone])].map((zone) => ({ value: zone, label: zone }));
   const unsorted = { sort: undefined, order: undefined };
-  const shown = {
-    ...{ range, timeZone, filters },
-    chart: search.chart ?? 'bars',
-    compare: search.compare === 'previous',
-  };
+  const shown = { range, timeZone, filters, chart: search.chart ?? 'bars', compare: search.compare === 'previous' };
 
   return (
     <div className="stack">

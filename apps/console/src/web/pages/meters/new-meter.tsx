@@ -1,9 +1,8 @@
 import type { Meter, MeterAggregation } from '@tally/contracts';
 import { useMutation } from '@tanstack/react-query';
-import { useState } from 'react';
 import { client } from '../../api.ts';
-import { Field } from '../../ui/field.tsx';
-import { Dialog, DialogForm, Select, tell, useUnchanged } from '../../ui/popups.tsx';
+import { Field, useDraft } from '../../ui/field.tsx';
+import { FormDialog, Select, tell, useUnchanged } from '../../ui/popups.tsx';
 import { refreshMeters } from './meter.ts';
 
 const AGGREGATIONS: readonly { value: MeterAggregation; label: string; note: string }[] = [
@@ -31,8 +30,7 @@ const EMPTY = {
 
 /** Creates a meter; its definition cannot be changed afterwards. */
 export function NewMeter({ bound, onClose }: { bound: string | null; onClose: () => void }) {
-  const [draft, setDraft] = useState({ ...EMPTY, merchantId: bound ?? '' });
-  const change = (next: Partial<typeof draft>) => setDraft({ ...draft, ...next });
+  const { draft, of } = useDraft({ ...EMPTY, merchantId: bound ?? '' });
   const { aggregation } = draft;
   const counts = aggregation === 'COUNT';
   const whole = counts || aggregation === 'UNIQUE';
@@ -59,103 +57,73 @@ export function NewMeter({ bound, onClose }: { bound: string | null; onClose: ()
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       wide
       onClose={onClose}
       title="New meter"
       text="It counts the events that are still kept, and all new ones. Later you can change its name and unit, but not what it counts."
+      save={save}
+      action="Create the meter"
+      working="Creating…"
     >
-      <DialogForm save={save} action="Create the meter" working="Creating…" onClose={onClose}>
-        <div className="form-row">
-          <Field
-            label="Key"
-            mono
-            required
-            placeholder="gpu_hours"
-            value={draft.key}
-            onChange={(key) => change({ key })}
-          />
-          <Field label="Name" placeholder="GPU hours" value={draft.name} onChange={(name) => change({ name })} />
-          <Field label="Unit" placeholder="h" value={draft.unit} onChange={(unit) => change({ unit })} />
-        </div>
-        <div className="tools">
+      <div className="form-row">
+        <Field label="Key" mono required placeholder="gpu_hours" {...of('key')} />
+        <Field label="Name" placeholder="GPU hours" {...of('name')} />
+        <Field label="Unit" placeholder="h" {...of('unit')} />
+      </div>
+      <div className="tools">
+        <Select label="Aggregation" {...of('aggregation')} options={AGGREGATIONS} />
+        {!whole && (
           <Select
-            label="Aggregation"
-            value={aggregation}
-            options={AGGREGATIONS}
-            onChange={(next) => change({ aggregation: next })}
-          />
-          {!whole && (
-            <Select
-              label="Of what"
-              prefix="of a"
-              value={draft.of}
-              options={[
-                { value: 'metric' as const, label: 'metric type' },
-                { value: 'property' as const, label: 'property' },
-              ]}
-              onChange={(of) => change({ of })}
-            />
-          )}
-        </div>
-        <div className="form-row">
-          {!counts && (
-            <Field
-              label={ofProperty ? 'Property' : 'Metric type'}
-              mono
-              required
-              placeholder={ofProperty ? 'duration' : 'gpu_hours'}
-              note={aggregation === 'UNIQUE' ? 'Or user, apiKey, model, provider' : undefined}
-              value={draft.source}
-              onChange={(source) => change({ source })}
-            />
-          )}
-          {!whole && (
-            <Field
-              label="Decimals"
-              type="number"
-              min={0}
-              max={9}
-              note="They cannot change later for this metric type"
-              value={draft.scale}
-              onChange={(scale) => change({ scale })}
-            />
-          )}
-          <Field
-            label="Event type"
-            mono
-            note="Only events whose property event_type is this"
-            value={draft.eventType}
-            onChange={(eventType) => change({ eventType })}
-          />
-        </div>
-        <Field
-          label="Dimensions"
-          mono
-          placeholder="user, property:region"
-          note="At most 4: user, apiKey, model, provider or property:<name>"
-          value={draft.dimensions}
-          onChange={(dimensions) => change({ dimensions })}
-        />
-        {bound === null && (
-          <Field
-            label="Merchant"
-            note="Empty: events of every merchant count"
-            value={draft.merchantId}
-            onChange={(merchantId) => change({ merchantId })}
+            label="Of what"
+            prefix="of a"
+            {...of('of')}
+            options={[
+              { value: 'metric' as const, label: 'metric type' },
+              { value: 'property' as const, label: 'property' },
+            ]}
           />
         )}
-      </DialogForm>
-    </Dialog>
+      </div>
+      <div className="form-row">
+        {!counts && (
+          <Field
+            label={ofProperty ? 'Property' : 'Metric type'}
+            mono
+            required
+            placeholder={ofProperty ? 'duration' : 'gpu_hours'}
+            note={aggregation === 'UNIQUE' ? 'Or user, apiKey, model, provider' : undefined}
+            {...of('source')}
+          />
+        )}
+        {!whole && (
+          <Field
+            label="Decimals"
+            type="number"
+            min={0}
+            max={9}
+            note="They cannot change later for this metric type"
+            {...of('scale')}
+          />
+        )}
+        <Field label="Event type" mono note="Only events whose property event_type is this" {...of('eventType')} />
+      </div>
+      <Field
+        label="Dimensions"
+        mono
+        placeholder="user, property:region"
+        note="At most 4: user, apiKey, model, provider or property:<name>"
+        {...of('dimensions')}
+      />
+      {bound === null && <Field label="Merchant" note="Empty: events of every merchant count" {...of('merchantId')} />}
+    </FormDialog>
   );
 }
 
 /** Changes what a meter is called, and its unit; what it counts stays. */
 export function ChangeMeter({ meter, onClose }: { meter: Meter; onClose: () => void }) {
   const before = { name: meter.name, unit: meter.unit ?? '' };
-  const [draft, setDraft] = useState(before);
-  const change = (next: Partial<typeof draft>) => setDraft({ ...draft, ...next });
+  const { draft, of } = useDraft(before);
   const assertUnchanged = useUnchanged(before);
   const save = useMutation({
     mutationFn: async () => {
@@ -176,18 +144,18 @@ export function ChangeMeter({ meter, onClose }: { meter: Meter; onClose: () => v
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       onClose={onClose}
       title={`Change ${meter.name}`}
       text="What it counts stays: make another meter for something else."
+      save={save}
+      action="Save"
+      working="Saving…"
     >
-      <DialogForm save={save} action="Save" working="Saving…" onClose={onClose}>
-        <div className="form-row">
-          <Field label="Name" required maxLength={200} value={draft.name} onChange={(name) => change({ name })} />
-          <Field label="Unit" maxLength={50} value={draft.unit} onChange={(unit) => change({ unit })} />
-        </div>
-      </DialogForm>
-    </Dialog>
+      <div className="form-row">
+        <Field label="Name" required maxLength={200} {...of('name')} />
+        <Field label="Unit" maxLength={50} {...of('unit')} />
+      </div>
+    </FormDialog>
   );
 }

@@ -7,9 +7,9 @@ import { api, client, queryClient } from '../../api.ts';
 import { format } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, rangeText, today } from '../../time.ts';
-import { Field } from '../../ui/field.tsx';
+import { Field, useDraft } from '../../ui/field.tsx';
 import { AdminsOnly, Answer, Button, Card, Chip, Empty, Moment, Num, PageHead } from '../../ui/parts.tsx';
-import { Confirm, Dialog, DialogForm, Select, tell, tellFailure } from '../../ui/popups.tsx';
+import { Confirm, FormDialog, Select, tell, tellFailure } from '../../ui/popups.tsx';
 import { LoadMore, numbers, Table } from '../../ui/table.tsx';
 
 const COMPONENTS: readonly { value: PriceComponent; label: string; note: string }[] = [
@@ -258,13 +258,18 @@ type Draft = {
   validFrom: string;
 };
 
+const NEW_PRICE = {
+  provider: '',
+  model: '',
+  meter: '',
+  merchantId: '',
+  component: 'input' as const,
+  amount: '',
+  per: '1000000',
+};
+
 function SetPrice({ given, onClose }: { given: Partial<Draft>; onClose: () => void }) {
-  const [draft, setDraft] = useState<Draft>({
-    ...{ provider: '', model: '', meter: '', merchantId: '', component: 'input', amount: '', per: '1000000' },
-    validFrom: today(),
-    ...given,
-  });
-  const change = (next: Partial<Draft>) => setDraft({ ...draft, ...next });
+  const { draft, change, of } = useDraft<Draft>({ ...NEW_PRICE, validFrom: today(), ...given });
   const isUnit = draft.component === 'unit';
   const save = useMutation({
     mutationFn: () =>
@@ -285,87 +290,47 @@ function SetPrice({ given, onClose }: { given: Partial<Draft>; onClose: () => vo
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       wide
       onClose={onClose}
       title="Set a price"
       text="It applies to events from that day on. Counted events keep their cost until you price usage again."
+      save={save}
+      action="Set the price"
+      working="Setting…"
     >
-      <DialogForm save={save} action="Set the price" working="Setting…" onClose={onClose}>
-        <div className="tools">
-          <Select
-            label="Component"
-            prefix="Price of"
-            value={draft.component}
-            options={COMPONENTS}
-            onChange={(component) =>
-              change({ component, per: component === 'unit' || component === 'request' ? '1' : '1000000' })
-            }
-          />
-        </div>
-        <div className="form-row">
-          {isUnit ? (
-            <Field
-              label="Metric type"
-              mono
-              required
-              placeholder="images"
-              value={draft.meter}
-              onChange={(meter) => change({ meter })}
-            />
-          ) : (
-            <Field
-              label="Model"
-              mono
-              placeholder="gpt-4o"
-              note="* stands for any text; empty: any model"
-              value={draft.model}
-              onChange={(model) => change({ model })}
-            />
-          )}
+      <div className="tools">
+        <Select
+          label="Component"
+          prefix="Price of"
+          value={draft.component}
+          options={COMPONENTS}
+          onChange={(component) =>
+            change({ component, per: component === 'unit' || component === 'request' ? '1' : '1000000' })
+          }
+        />
+      </div>
+      <div className="form-row">
+        {isUnit ? (
+          <Field label="Metric type" mono required placeholder="images" {...of('meter')} />
+        ) : (
           <Field
-            label="Provider"
-            placeholder="openai"
-            note="Empty: any"
-            value={draft.provider}
-            onChange={(provider) => change({ provider })}
+            label="Model"
+            mono
+            placeholder="gpt-4o"
+            note="* stands for any text; empty: any model"
+            {...of('model')}
           />
-          <Field
-            label="Merchant"
-            note="Empty: all; a merchant's own price wins"
-            value={draft.merchantId}
-            onChange={(merchantId) => change({ merchantId })}
-          />
-        </div>
-        <div className="form-row">
-          <Field
-            label="Amount in USD"
-            required
-            inputMode="decimal"
-            placeholder="2.50"
-            value={draft.amount}
-            onChange={(amount) => change({ amount })}
-          />
-          <Field
-            label="For how many"
-            type="number"
-            min={1}
-            required
-            value={draft.per}
-            onChange={(per) => change({ per })}
-          />
-          <Field
-            label="From"
-            type="date"
-            required
-            note="Days of UTC"
-            value={draft.validFrom}
-            onChange={(validFrom) => change({ validFrom })}
-          />
-        </div>
-      </DialogForm>
-    </Dialog>
+        )}
+        <Field label="Provider" placeholder="openai" note="Empty: any" {...of('provider')} />
+        <Field label="Merchant" note="Empty: all; a merchant's own price wins" {...of('merchantId')} />
+      </div>
+      <div className="form-row">
+        <Field label="Amount in USD" required inputMode="decimal" placeholder="2.50" {...of('amount')} />
+        <Field label="For how many" type="number" min={1} required {...of('per')} />
+        <Field label="From" type="date" required note="Days of UTC" {...of('validFrom')} />
+      </div>
+    </FormDialog>
   );
 }
 
@@ -391,16 +356,16 @@ function Import({ onClose }: { onClose: () => void }) {
     },
   });
   return (
-    <Dialog
-      open
+    <FormDialog
       onClose={onClose}
       title="Import list prices"
       text="Uses the package genai-prices that is installed with Tally, without internet access. Prices with the same amounts stay."
+      save={save}
+      action="Import"
+      working="Importing…"
     >
-      <DialogForm save={save} action="Import" working="Importing…" onClose={onClose}>
-        <Field label="Providers" note="Empty: the large ones" value={providers} onChange={setProviders} />
-        <Field label="From" type="date" required note="Days of UTC" value={validFrom} onChange={setValidFrom} />
-      </DialogForm>
-    </Dialog>
+      <Field label="Providers" note="Empty: the large ones" value={providers} onChange={setProviders} />
+      <Field label="From" type="date" required note="Days of UTC" value={validFrom} onChange={setValidFrom} />
+    </FormDialog>
   );
 }

@@ -1,6 +1,6 @@
 import { HTTPError, OpenMeter } from '@openmeter/sdk';
 import { expect, test } from 'vitest';
-import { clientsWorld } from '../../test/clients-world.ts';
+import { clientsWorld } from '../../../test/clients-world.ts';
 
 const world = clientsWorld();
 const clientOf = (apiKey = world.adminKey) => new OpenMeter({ baseUrl: `${world.url}/sources/openmeter`, apiKey });

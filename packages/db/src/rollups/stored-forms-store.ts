@@ -8,7 +8,7 @@ import { DateText, type MerchantDay, Units } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 
 /** One merchant, day and metric type in every stored form of Postgres; null in a form that does not keep the type. */
-export type BookRow = MerchantDay & {
+export type FormsRow = MerchantDay & {
   metricType: string;
   journal: UnitsType;
   usage: UnitsType;
@@ -29,15 +29,15 @@ export type PeriodRow = MerchantDay & {
   whole: UnitsType;
 };
 
-export type BooksStore = {
+export type StoredFormsStore = {
   /** Returns the stored forms of a range, as one transaction sees them. */
-  read(scope: BookScope, transaction: Executor): Promise<BookRow[]>;
+  read(scope: FormsScope, transaction: Executor): Promise<FormsRow[]>;
   /** Returns periods of the range whose derived rollups differ; rollups of all merchants only without `merchantIds`. */
-  periodsApart(scope: BookScope): Promise<PeriodRow[]>;
+  periodsApart(scope: FormsScope): Promise<PeriodRow[]>;
   /**
    * Days of merchants whose `usage_priced` is not what their events and re-ratings make, as one transaction sees them.
    */
-  pricedApart(scope: BookScope, transaction: Executor): Promise<PeriodRow[]>;
+  pricedApart(scope: FormsScope, transaction: Executor): Promise<PeriodRow[]>;
   /** Merchants with usage in the range. */
   merchants(startDate: Day, endDate: Day): Promise<string[]>;
   /** Returns those of these events that the journal has, as `date id`. */
@@ -73,7 +73,7 @@ export type BooksStore = {
   now(): Promise<Date>;
 };
 
-export type BookScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
+export type FormsScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
 
 const Book = z
   .object({
@@ -121,7 +121,7 @@ const DayRow = z.object({
 });
 
 /** Compares the stored forms that must be equal, and records running totals known to be wrong. */
-export function createBooksStore(dataSource: DataSource): BooksStore {
+export function createStoredFormsStore(dataSource: DataSource): StoredFormsStore {
   return {
     async read({ merchantIds, startDate, endDate }, transaction) {
       await shareMoment(dataSource, transaction);

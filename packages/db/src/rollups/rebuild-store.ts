@@ -8,15 +8,15 @@ import { sql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { holdRolledUp } from './rolled-up.ts';
 
-export type CubesStore = {
+export type RebuildStore = {
   /**
    * Rebuilds a merchant's sums of a range: from events and adjustments if the days still have their events, else from
    * the daily sums. Updates the rollups of all merchants. Nothing is counted for the merchant meanwhile; readers see
    * the sums before or after. Returns how many days have no events any more.
    */
-  rebuild(merchantId: string, startDate: Day, endDate: Day): Promise<{ closedDays: number }>;
+  merchant(merchantId: string, startDate: Day, endDate: Day): Promise<{ closedDays: number }>;
   /** Rebuilds the rollups of all merchants from those of each, for the months of a range. */
-  rebuildPlatform(startDate: Day, endDate: Day): Promise<void>;
+  platform(startDate: Day, endDate: Day): Promise<void>;
 };
 
 type Periods = { open: Day[]; days: Day[]; month: Day; year: Day };
@@ -50,14 +50,14 @@ const PLATFORM = [
 ];
 
 /** All rollups, and how to rebuild them. */
-export function createCubesStore(
+export function createRebuildStore(
   dataSource: DataSource,
   journal: Journal,
   partitions: Pick<Partitions, 'open'>,
   meters: Pick<MeterRollups, 'rebuildDays'>,
-): CubesStore {
+): RebuildStore {
   return {
-    async rebuild(merchantId, startDate, endDate) {
+    async merchant(merchantId, startDate, endDate) {
       let closedDays = 0;
       for (const [month, days] of byMonth(startDate, endDate)) {
         closedDays += await journal.exclusively([merchantId], async (transaction) => {
@@ -84,7 +84,7 @@ export function createCubesStore(
       return { closedDays };
     },
 
-    async rebuildPlatform(startDate, endDate) {
+    async platform(startDate, endDate) {
       await inTransaction(dataSource, async (transaction) => {
         await holdRolledUp(transaction);
         // Every change of a merchant's sums changes these tables in the same transaction, and waits here for this one.
