@@ -4,10 +4,10 @@ import { type ComponentProps, type ReactNode, useEffect, useId, useRef, useState
 /** Keeps what is typed into a form. `of` connects an input to one of its fields. */
 export function useDraft<Draft extends object>(initial: Draft) {
   const [draft, setDraft] = useState(initial);
-  const change = (next: Partial<Draft>) => setDraft({ ...draft, ...next });
+  const change = (next: Partial<Draft>) => setDraft((last) => ({ ...last, ...next }));
   const of = <Name extends keyof Draft>(name: Name) => ({
     value: draft[name],
-    onChange: (value: Draft[Name]) => setDraft({ ...draft, [name]: value }),
+    onChange: (value: Draft[Name]) => setDraft((last) => ({ ...last, [name]: value })),
   });
   return { draft, change, of };
 }
