@@ -49,6 +49,7 @@ const RECORD_TIMEOUT_MS = 30_000;
 const EXPORTS_WAITING_PER_CALLER = 10;
 const EXPORTS_UNDER_WAY = 64;
 const EXPORT_WAIT_MS = 120_000;
+const EXPORT_KEEP_MS = 300_000;
 
 /** Opens the stores and builds analytics-api on them; pushes everything opened to `releasers`. Does not listen. */
 export async function createAnalyticsService(
@@ -145,6 +146,7 @@ export async function createAnalyticsService(
     atOnce: EXPORTS_UNDER_WAY,
     maxBytes: env.EXPORT_SPOOL_MB * 1024 * 1024,
     stallMs: env.EXPORT_STALL_MS,
+    keepMs: EXPORT_KEEP_MS,
     log,
   });
   const app = createApp({

@@ -3,7 +3,8 @@
 -- spent or '' to leave it, amount of the notes to drop; then the events to drop
 -- Returns 1, or 0 if another reading started or Redis restarted: read again.
 -- Why atomic: an event leaves the notes in the same step in which it becomes part of the spend.
--- Only a reading drops notes, and a later reading has another token, so the amounts of the caller are still right.
+-- Only a reading drops notes, and a later reading has another token, so the amounts of the caller are still right. The
+-- last call ends the token: sent again after its answer was lost, it would drop the same amounts once more.
 is_whole()
 if redis.call('HGET', SUMS, 'token') ~= ARGV[1] or run ~= ARGV[2] then return 0 end
 local items, names, fields, events = cjson.decode(ARGV[4]), {}, {}, {}
@@ -27,5 +28,6 @@ if ARGV[3] == 'last' then
   -- A small hash without a long text is a list, which Redis searches from its start for each field.
   redis.call('HSET', SUMS, 'run', run, 'about', 'used = spent + noted + reserved; amounts in the smallest unit of each budget')
   redis.call('HDEL', SUMS, 'rebuilding')
+  redis.call('HINCRBY', SUMS, 'token', 1)
 end
 return 1

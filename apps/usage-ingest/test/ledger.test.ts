@@ -1,5 +1,5 @@
 import { createRedis, type RedisClient, redisReady } from '@tally/service';
-import { type FreshStore, freshRedis } from '@tally/testkit';
+import { type FreshStore, freshRedis, startRelay } from '@tally/testkit';
 import fc from 'fast-check';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { createLedger, type Ledger } from '../src/budgets/ledger.ts';
@@ -185,4 +185,48 @@ test('keeps few sums in a hash table, whose fields are found without a search', 
   await redis.flushdb();
   await ledger.set(await ledger.begin(), [{ slot: 'a/1', amount: '1' }], []);
   expect(await redis.object('ENCODING', 'budget:{all}:sums')).toBe('hashtable');
+});
+
+test('counts a step once whose answer was lost, so that it was sent again', async () => {
+  await redis.flushdb();
+  const address = new URL(store.url);
+  const relay = await startRelay({ host: address.hostname, port: Number(address.port) });
+  address.host = `127.0.0.1:${relay.port}`;
+  const through = createRedis(address.toString());
+  try {
+    await redisReady(through);
+    const own = createLedger(through);
+    const slot = SLOTS[0]!;
+    const spent = (amount: string) => [{ slot, amount }];
+    const noted = (id: string) => ({ identity: `m\n2026-11-26 ${id}\n`, amounts: spent('60') });
+    const request = (id: string) => ({
+      ...{ id, lifetimeMs: LONG_MS, digest: id },
+      parts: [{ slot, limit: '1000', amount: '100' }],
+    });
+    // Every script is loaded.
+    await own.set(await own.begin(), spent('500'), []);
+    await own.reserve([request('r1'), request('r2')]);
+    await own.settle([{ id: 'r1', event: noted('e1') }]).ended;
+    await own.takeBack([noted('e0')]);
+
+    const losing = [relay.loseAnswer(':expiries')];
+    await own.settle([{ id: 'r2', event: noted('e2') }, { event: noted('e3') }]).ended;
+    losing.push(relay.loseAnswer(':expiries'));
+    await own.reserve([request('r4')]);
+    losing.push(relay.loseAnswer(':expiries'));
+    await own.takeBack([noted('e3')]);
+    expect(await own.read([slot])).toEqual([{ used: 720n, reserved: 100n }]);
+
+    const begun = await own.begin();
+    const notes = await own.notes();
+    losing.push(relay.loseAnswer(':expiries'));
+    // The reading was set, and says that it was not: another one finds that nothing has changed.
+    if (!(await own.set(begun, spent('620'), notes))) await own.set(await own.begin(), spent('620'), []);
+    await Promise.all(losing);
+    expect(await own.notes()).toEqual([]);
+    expect(await own.read([slot])).toEqual([{ used: 720n, reserved: 100n }]);
+  } finally {
+    through.disconnect();
+    relay.close();
+  }
 });

@@ -1,7 +1,7 @@
 import { MAX_SUM_UNITS } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import { createRedis, redisReady } from '@tally/service';
-import { freshRedis, runsOf } from '@tally/testkit';
+import { freshRedis, runsOf, startRelay } from '@tally/testkit';
 import slotOf from 'cluster-key-slot';
 import fc from 'fast-check';
 import type { Redis } from 'ioredis';
@@ -63,6 +63,31 @@ test('the lives of all shards take two commands, and know a shard that is repair
   expect(sent.mock.calls.map(([{ name }]) => name).sort()).toEqual(['info', 'mget']);
   sent.mockRestore();
   expect(lives).toEqual(Array.from({ length: 8 }, (_, shard) => ({ run, repaired: shard === 3 })));
+});
+
+test('adds a difference once, though its answer was lost or it comes late', async () => {
+  const address = new URL(store.url);
+  const relay = await startRelay({ host: address.hostname, port: Number(address.port) });
+  address.host = `127.0.0.1:${relay.port}`;
+  const through = createRedis(address.toString()) as Redis;
+  try {
+    await redisReady(through);
+    const own = createCounters(through, keys, LIMITS, { cutSize: () => 3 });
+    const shard = keys.shardOf('repaired');
+    const difference = (units: bigint) => [{ merchantId: 'repaired', date: DAY, metricType: 'a', units }] as const;
+    const first = await own.repairs(shard);
+    expect(await own.addDifferences(shard, first, difference(10n))).toBe(true);
+    const second = await own.repairs(shard);
+    const lost = relay.loseAnswer(keys.repairs(shard));
+    // It was added, and says that it must be looked at again.
+    expect(await own.addDifferences(shard, second, difference(-3n))).toBe(false);
+    await lost;
+    expect(await own.addDifferences(shard, first, difference(10n))).toBe(false);
+    expect(await totalsOf('repaired')).toEqual({ a: '7' });
+  } finally {
+    through.disconnect();
+    relay.close();
+  }
 });
 
 describe('a gathered call', () => {

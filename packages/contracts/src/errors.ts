@@ -42,6 +42,10 @@ export const ERRORS = {
     status: 415,
     action: 'Send `Content-Type: application/json`, and no `Content-Encoding` but gzip.',
   },
+  RANGE_NOT_SATISFIABLE: {
+    status: 416,
+    action: 'Ask for bytes of the file; `Content-Range` names its size. A file of that size is complete.',
+  },
   RATE_LIMITED: { status: 429, action: 'Wait for the seconds in `Retry-After`.' },
   INTERNAL: { status: 500, action: 'Try again. If it fails again, report the request id.' },
   UNAVAILABLE: { status: 503, action: 'Try again after `Retry-After` seconds.' },

@@ -202,6 +202,7 @@ function endpointOperation(endpoint: Endpoint, schemas: Schemas): OpenApiOperati
         description: ANSWER_OF[endpoint.group],
         content: Object.fromEntries(endpoint.produces.map((type) => [type, { schema: { type: 'string' } }])),
       },
+      ...(endpoint.group === 'files' && { 206: { description: 'The rest of a file, for `Range` with `If-Range`.' } }),
       default: FAILED,
     },
   };

@@ -9,6 +9,11 @@ export type Relay = {
    * many others that contain it pass first.
    */
   hold(text: string, options?: { after?: number }): Held;
+  /**
+   * Passes the next message to the target that contains a text, and breaks its connection when the answer comes: the
+   * target has done what was asked, and the client does not know. Resolves once that has happened.
+   */
+  loseAnswer(text: string): Promise<void>;
   close(): void;
 };
 
@@ -25,11 +30,17 @@ type Held = {
  */
 export async function startRelay(target: { host: string; port: number }): Promise<Relay> {
   let holding: { text: string; after: number; caught(): void; released: Promise<void> } | undefined;
+  let losing: { text: string; lost(): void } | undefined;
   const sockets = new Set<Socket>();
   const server = createServer((client) => {
     const store = connect(target.port, target.host);
     let sent = Promise.resolve();
+    let lost: (() => void) | undefined;
     client.on('data', (bytes) => {
+      if (losing && bytes.includes(losing.text)) {
+        ({ lost } = losing);
+        losing = undefined;
+      }
       if (holding && bytes.includes(holding.text) && holding.after-- === 0) {
         const { caught, released } = holding;
         holding = undefined;
@@ -38,7 +49,11 @@ export async function startRelay(target: { host: string; port: number }): Promis
       }
       sent = sent.then(() => void store.write(bytes));
     });
-    store.pipe(client);
+    store.on('data', (bytes) => {
+      if (!lost) return void client.write(bytes);
+      client.destroy();
+      lost();
+    });
     for (const [one, other] of [[client, store] as const, [store, client] as const]) {
       sockets.add(one);
       one
@@ -69,6 +84,10 @@ export async function startRelay(target: { host: string; port: number }): Promis
         },
       };
     },
+    loseAnswer: (text) =>
+      new Promise((lost) => {
+        losing = { text, lost };
+      }),
     close() {
       for (const socket of sockets) socket.destroy();
       server.close();

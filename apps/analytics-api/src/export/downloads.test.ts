@@ -82,6 +82,9 @@ async function statusesOf(port: number): Promise<string[]> {
   );
 }
 
+const asked = (callerId: string) => ({ callerId, url: '/', gzip: false });
+const empty = { contentType: 'text/plain', async *write() {} };
+
 async function* endless() {
   for (;;) yield [];
 }
@@ -129,10 +132,9 @@ test('a reader that stalls is ended, and holds no connection meanwhile', async (
 test('a download that nobody reads gives its place back', async () => {
   const downloads = createDownloads({
     queue: (_, work) => work(),
-    ...{ atOnce: 1, maxBytes: 1e6, stallMs: 200, log: createLog('test', 'silent') },
+    ...{ atOnce: 1, maxBytes: 1e6, stallMs: 200, keepMs: 1000, log: createLog('test', 'silent') },
   });
-  const open = () =>
-    downloads.open('caller', { header: {}, rows: endless() } as never, { async *write() {} } as never, { gzip: false });
+  const open = () => downloads.open(asked('caller'), { columns: [], rows: endless() }, empty, {});
   await open();
   await expect(open()).rejects.toMatchObject({ code: 'UNAVAILABLE' });
   await expect
@@ -150,10 +152,10 @@ test('a download that nobody reads gives its place back', async () => {
 test('one caller has a quarter of the places, and others have theirs', async () => {
   const downloads = createDownloads({
     queue: (_, work) => work(),
-    ...{ atOnce: 8, maxBytes: 1e6, stallMs: 20_000, log: createLog('test', 'silent') },
+    ...{ atOnce: 8, maxBytes: 1e6, stallMs: 20_000, keepMs: 1000, log: createLog('test', 'silent') },
   });
-  const open = (callerId: string) =>
-    downloads.open(callerId, { header: {}, rows: endless() } as never, { async *write() {} } as never, { gzip: false });
+  const open = async (callerId: string) =>
+    (await downloads.open(asked(callerId), { columns: [], rows: endless() }, empty, {})).body;
   const [first, , third] = await Promise.allSettled([open('eve'), open('eve'), open('eve')]);
   expect(third).toMatchObject({ reason: { code: 'RATE_LIMITED', details: { retryAfter: 5 } } });
   await (await open('bob')).cancel();
@@ -201,6 +203,110 @@ test('an export for which the disk has no room is cut off, and gives its room ba
   await expect.poll(() => statusesOf(port)).toEqual(['503']);
   const small = await begin(port, '/export/usage.csv?startDate=2026-01-01&endDate=2026-01-01');
   expect((await rest(small)).whole).toBe(true);
+});
+
+/** Begins a download, reads some of it, and leaves; returns what it got and the headers. */
+async function leaveEarly(port: number, path: string, headers: Record<string, string> = {}) {
+  const response = await begin(port, path, headers);
+  const etag = String(response.headers.etag);
+  // Only a whole file has parts.
+  await expect.poll(async () => (await part(port, path, 'bytes=0-0', etag, headers)).response.status).toBe(206);
+  const got = response.read(10_000) as Buffer;
+  response.destroy();
+  return { got, etag, headers: response.headers };
+}
+
+/** Asks for a range of a download that began before. */
+async function part(port: number, path: string, range: string, etag: string, headers: Record<string, string> = {}) {
+  const response = await fetch(`http://127.0.0.1:${port}${path}`, {
+    headers: { authorization: `Bearer ${KEY}`, 'accept-encoding': 'identity', ...headers, range, 'if-range': etag },
+  });
+  return { response, bytes: Buffer.from(await response.arrayBuffer()) };
+}
+
+test('a download that broke off goes on by range, and makes the same file though usage came meanwhile', async () => {
+  const { port } = await listening({});
+  const path = '/export/usage.csv?startDate=2026-01-07&endDate=2026-01-12';
+  const { got, etag, headers } = await leaveEarly(port, path);
+  expect(headers).toMatchObject({ 'accept-ranges': 'bytes', etag: expect.stringMatching(/^"[\w-]{36}"$/) });
+  const whole = await rest(await begin(port, path));
+  await sql.query(`update usage_daily set requests = requests + 1 where date = '2026-01-12'`);
+  const size = Buffer.byteLength(whole.text);
+  const tail = await part(port, path, `bytes=${got.length}-`, etag);
+  expect(tail.response.status).toBe(206);
+  expect(tail.response.headers.get('content-range')).toBe(`bytes ${got.length}-${size - 1}/${size}`);
+  expect(tail.response.headers.get('content-length')).toBe(String(size - got.length));
+  expect(tail.response.headers.get('content-disposition')).toBe(headers['content-disposition']);
+  expect(tail.response.headers.get('x-tally-complete')).toBe(headers['x-tally-complete']);
+  expect(Buffer.concat([got, tail.bytes]).toString()).toBe(whole.text);
+  const middle = await part(port, path, 'bytes=100-199', etag);
+  expect(middle.bytes.toString()).toBe(whole.text.slice(100, 200));
+  const end = await part(port, path, 'bytes=-10', etag);
+  expect(end.bytes.toString()).toBe(whole.text.slice(-10));
+  const beyond = await part(port, path, `bytes=${size}-`, etag);
+  expect([beyond.response.status, beyond.response.headers.get('content-range')]).toEqual([416, `bytes */${size}`]);
+  expect(JSON.parse(beyond.bytes.toString())).toMatchObject({ error: { data: { code: 'RANGE_NOT_SATISFIABLE' } } });
+  const head = await fetch(`http://127.0.0.1:${port}${path}`, {
+    method: 'HEAD',
+    headers: { authorization: `Bearer ${KEY}`, range: 'bytes=5-', 'if-range': etag, 'accept-encoding': 'identity' },
+  });
+  expect(head.status).toBe(200);
+});
+
+test('a compressed download goes on as the same compressed bytes', async () => {
+  const { port } = await listening({});
+  const path = '/export/usage.ndjson?startDate=2026-01-07&endDate=2026-01-12';
+  const { got, etag } = await leaveEarly(port, path, { 'accept-encoding': 'gzip' });
+  const response = await begin(port, path, {
+    'accept-encoding': 'gzip',
+    range: `bytes=${got.length}-`,
+    'if-range': etag,
+  });
+  expect([response.statusCode, response.headers['content-encoding']]).toEqual([206, 'gzip']);
+  const chunks = [got];
+  for await (const chunk of response) chunks.push(chunk as Buffer);
+  const lines = gunzipSync(Buffer.concat(chunks)).toString().trimEnd().split('\n');
+  const { rows } = await sql.query(
+    `select count(*)::int as count from usage_daily where date between '2026-01-07' and '2026-01-12'`,
+  );
+  expect(lines).toHaveLength(rows[0].count);
+});
+
+test('a range without the ETag of a file that is still there gets the whole file', async () => {
+  const { port } = await listening({});
+  const path = '/export/usage.csv?startDate=2026-01-07&endDate=2026-01-12';
+  const { etag } = await leaveEarly(port, path);
+  const key = (await running.ingest.keys.create.mutate({ name: 'another', role: 'viewer' })).key;
+  const asked: [string, string, Record<string, string>?][] = [
+    [path, '"another"'],
+    [path, `W/${etag}`],
+    [path, 'Sat, 28 Nov 2026 00:00:00 GMT'],
+    ['/export/usage.csv?startDate=2026-01-07&endDate=2026-01-11', etag],
+    [path, etag, { 'accept-encoding': 'gzip' }],
+    [path, etag, { authorization: `Bearer ${key}` }],
+  ];
+  for (const [url, tag, headers] of asked) {
+    const { response } = await part(port, url, 'bytes=100-', tag, headers);
+    expect([response.status, response.headers.get('content-range')]).toEqual([200, null]);
+    expect(response.headers.get('etag')).not.toBe(etag);
+  }
+  const plain = await fetch(`http://127.0.0.1:${port}${path}`, {
+    headers: { authorization: `Bearer ${KEY}`, range: 'bytes=100-' },
+  });
+  expect(plain.status).toBe(200);
+  await plain.body?.cancel();
+});
+
+test('files that only wait for their readers make room for new exports', async () => {
+  const { port } = await listening({ EXPORT_SPOOL_MB: '1' });
+  const path = (day: number) => `/export/usage.csv?startDate=2026-01-${day}&endDate=2026-01-${day}`;
+  const first = await begin(port, path(10));
+  const etag = String(first.headers.etag);
+  expect((await rest(first)).whole).toBe(true);
+  expect((await part(port, path(10), 'bytes=5-', etag)).response.status).toBe(206);
+  for (const day of [11, 12, 13]) expect((await rest(await begin(port, path(day)))).whole).toBe(true);
+  const { response } = await part(port, path(10), 'bytes=5-', etag);
+  expect(response.status).toBe(200);
 });
 
 test('an export that fails before its first row has a status of its own', async () => {

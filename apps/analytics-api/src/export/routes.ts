@@ -41,7 +41,7 @@ type Answer = { coverage: Coverage; table: Table };
  * GET /export/usage.{csv,json,ndjson,parquet,xlsx}: the filters and `by` of a breakdown as query parameters, or with
  * `interval` those of a time series; a list is a repeated parameter or `name=a,b`. GET /export/meter.{…}: a meter by
  * windows and dimensions. GET /export/events.{csv,ndjson}: the events in the journal, by the same filters. `x-tally-*`
- * headers have the coverage of the file.
+ * headers have the coverage of the file. `Range` with `If-Range` resumes a download.
  */
 export function exportRoutes(options: ExportOptions): Route[] {
   const { db, read, readMeter, labels, freshness, documents, rates, downloads, maxDays } = options;
@@ -62,12 +62,14 @@ export function exportRoutes(options: ExportOptions): Route[] {
       await rates.take('export', caller.id);
 
       const query = schema.parse(questionOf(queryOf(c.req.url, LISTS)));
-      const { coverage, table } = await answer(
-        { ...query, merchantIds: merchantsFor(caller, query.merchantIds) },
-        caller,
-      );
+      const filters = { ...query, merchantIds: merchantsFor(caller, query.merchantIds) };
       const gzip = !COMPRESSED.includes(ending) && acceptsEncoding(c.req.header('accept-encoding'), 'gzip');
-      return c.body(await downloads.open(caller.id, table, format, { gzip }), 200, {
+      const asked = { callerId: caller.id, url: c.req.url, gzip };
+      const part = downloads.resume(asked, c.req.header('range'), c.req.header('if-range'));
+      if (part) return c.body(part.body, part.status, part.headers);
+
+      const { coverage, table } = await answer(filters, caller);
+      const { body, status, headers } = await downloads.open(asked, table, format, {
         'content-type': format.contentType,
         ...(gzip && { 'content-encoding': 'gzip' }),
         vary: 'accept-encoding',
@@ -77,6 +79,7 @@ export function exportRoutes(options: ExportOptions): Route[] {
         'x-tally-as-of': coverage.asOf ?? '',
         'x-tally-complete': String(coverage.complete),
       });
+      return c.body(body, status, headers);
     },
   });
   return [

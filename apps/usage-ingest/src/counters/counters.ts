@@ -56,8 +56,13 @@ export type Counters = {
   ): Promise<(Refusal | undefined)[]>;
   /** Returns the totals of days of one shard, and the end of its journal. */
   readDays(shard: number, days: readonly DayToRead[]): Promise<DaysRead>;
-  /** Adds differences to totals of one shard; besides `record`, the only function that creates a total. */
-  addDifferences(differences: readonly LiveTotal[]): Promise<void>;
+  /** Returns how often totals of a shard were repaired. */
+  repairs(shard: number): Promise<string>;
+  /**
+   * Adds differences to totals of one shard; besides `record`, the only function that creates a total. Returns false if
+   * totals were repaired since there were so many `repairs`: read the totals again, they may be right now.
+   */
+  addDifferences(shard: number, repairs: string, differences: readonly LiveTotal[]): Promise<boolean>;
   /**
    * Records that a repair of a shard began, that these merchants are repaired, or that all are. Has no effect if Redis
    * restarted, or was emptied, since the repair began.
@@ -250,8 +255,10 @@ export function createCounters(
       };
     },
 
-    async addDifferences(differences) {
-      if (differences.length === 0) return;
+    repairs: async (shard) => (await redis.get(keys.repairs(shard))) ?? '0',
+
+    async addDifferences(shard, repairs, differences) {
+      if (differences.length === 0) return true;
       const own = differences.flatMap(({ merchantId, date, metricType }) => {
         const { prefix, suffix } = keys.total(merchantId, date);
         return [keys.types(merchantId, date), prefix + metricType + suffix];
@@ -261,7 +268,8 @@ export function createCounters(
         units.toString(),
         keys.expiryOf(date),
       ]);
-      await redis.addDifferences(own.length, ...own, ...args);
+      const all = [keys.repairs(shard), ...own];
+      return (await redis.addDifferences(all.length, ...all, repairs, ...args)) === 1;
     },
 
     async markRepaired(shard, run, step) {

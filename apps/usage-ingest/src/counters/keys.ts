@@ -31,6 +31,8 @@ export type RedisKeys = {
   registry(shard: number): string;
   /** How often repeats were subtracted from the totals; see `repair`. */
   subtractions(shard: number): string;
+  /** How often totals were repaired. */
+  repairs(shard: number): string;
   /** The run of Redis in which all totals of the shard were last repaired. */
   life(shard: number): string;
   /** The merchants whose totals are known to be wrong. */
@@ -90,6 +92,7 @@ export function createRedisKeys({
     ids: (shard) => parts(shard, 'ids'),
     registry: (shard) => ofShard(shard, 'registry'),
     subtractions: (shard) => ofShard(shard, 'subtractions'),
+    repairs: (shard) => ofShard(shard, 'repairs'),
     life: (shard) => ofShard(shard, 'life'),
     stale: (shard) => ofShard(shard, 'stale'),
     repaired: (shard) => parts(shard, 'repaired'),

@@ -24,6 +24,8 @@ export type Repair = {
 
 /** Merchants repaired under one set of locks; the flush skips them meanwhile. */
 const MERCHANTS_AT_ONCE = 20;
+/** A repair beside others of its shard reads the totals again, up to this many times. */
+const ATTEMPTS = 5;
 
 /**
  * Corrects running totals from Postgres and pending events by adding the difference: a total is never replaced, so
@@ -57,18 +59,22 @@ export function createRepair(options: {
       const sumsOf = ({ merchantId, date }: MerchantDay): ReadonlyMap<string, Units> =>
         sums.get(`${merchantId}\n${date}`) ?? new Map();
       const wanted = days.map((day) => ({ ...day, metricTypes: [...sumsOf(day).keys()] }));
-      const compared = await pending.compare(shard, wanted, transaction);
-      await fault('reconcile.before-set');
-      const differences: LiveTotal[] = compared.flatMap((day) => {
-        const [stored, { totals, outstanding, merchantId, date }] = [sumsOf(day), day];
-        const types = new Set([...stored.keys(), ...totals.keys(), ...outstanding.keys()]);
-        return [...types].flatMap((metricType) => {
-          const right = (stored.get(metricType) ?? 0n) + (outstanding.get(metricType) ?? 0n);
-          const units = right - (totals.get(metricType) ?? 0n);
-          return units === 0n ? [] : [{ merchantId, date, metricType, units }];
+      for (let attempt = 1; attempt <= ATTEMPTS; attempt++) {
+        const repairs = await counters.repairs(shard);
+        const compared = await pending.compare(shard, wanted, transaction);
+        await fault('reconcile.before-set');
+        const differences: LiveTotal[] = compared.flatMap((day) => {
+          const [stored, { totals, outstanding, merchantId, date }] = [sumsOf(day), day];
+          const types = new Set([...stored.keys(), ...totals.keys(), ...outstanding.keys()]);
+          return [...types].flatMap((metricType) => {
+            const right = (stored.get(metricType) ?? 0n) + (outstanding.get(metricType) ?? 0n);
+            const units = right - (totals.get(metricType) ?? 0n);
+            return units === 0n ? [] : [{ merchantId, date, metricType, units }];
+          });
         });
-      });
-      await counters.addDifferences(differences);
+        if (await counters.addDifferences(shard, repairs, differences)) return;
+      }
+      throw new Error(`other repairs of shard ${shard} kept this one from ending`);
     });
   }
 

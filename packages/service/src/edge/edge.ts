@@ -253,7 +253,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       body: { error: errorShape(known, endpoint && nameOf(exchange, endpoint.label)) },
     };
     const text = body instanceof Uint8Array ? body : JSON.stringify(body);
-    const { allow } = (known.details ?? {}) as { allow?: unknown };
+    const { allow, size } = (known.details ?? {}) as { allow?: unknown; size?: unknown };
     const seconds = retryAfterOf(known);
     const left = isSending(request);
     exchange.head(status, {
@@ -262,6 +262,7 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       'content-length': String(Buffer.byteLength(text)),
       ...(seconds !== undefined && { 'retry-after': String(seconds) }),
       ...(Array.isArray(allow) && { allow: allow.join(', ') }),
+      ...(status === 416 && { 'content-range': `bytes */${size}` }),
       ...(status === 401 && { 'www-authenticate': endpoint?.basic ? 'Bearer, Basic realm="tally"' : 'Bearer' }),
       ...(left && { connection: 'close' }),
     });

@@ -51,6 +51,8 @@ export function createListen({ handle, underWay, env, registry, leave, stopAccep
     handleRequests(server, handle);
     // The client asks before it sends its body; the edge answers when it wants the body.
     server.on('checkContinue', (request, response) => server.emit('request', request, response));
+    // Other expectations may be ignored (RFC 9110, 10.1.1). Node's own answer has no body that says what is wrong.
+    server.on('checkExpectation', (request, response) => server.emit('request', request, response));
     server.on('drop', () => dropped.inc());
     server.maxConnections = env.MAX_CONNECTIONS;
     server.requestTimeout = REQUEST_TIMEOUT_MS;

@@ -140,7 +140,8 @@ export function createWeb({ router, routes, env, failed }: WebOptions): Web {
 function headersOf({ headersDistinct, method }: IncomingMessage, body: Buffer): Headers {
   const headers = new Headers();
   for (const [name, values] of Object.entries(headersDistinct)) {
-    if (OF_THE_TRANSFER.has(name)) continue;
+    // A range is a part of the answer to a GET only (RFC 9110, 14.2).
+    if (OF_THE_TRANSFER.has(name) || (name === 'range' && method !== 'GET')) continue;
     for (const value of values ?? []) headers.append(name, value);
   }
   // tRPC refuses requests without a content type; a request without a body needs none.
