@@ -100,6 +100,8 @@ export type Draft = {
   dimensions: string;
   visibility: Visibility;
 };
+/** What every part of the form needs. */
+export type Part = { draft: Draft; change: (next: Partial<Draft>) => void };
 export const EMPTY: Draft = {
   id: null,
   name: '',
