@@ -7,7 +7,6 @@ import {
   createApp,
   createAudit,
   createAuthenticate,
-  createFairQueue,
   createKeyMirror,
   createRateLimit,
   createReadiness,
@@ -24,6 +23,7 @@ import {
 import { Registry } from 'prom-client';
 import { createBills } from './bills/bills.ts';
 import { createCache } from './cache.ts';
+import { shareConnections } from './connections.ts';
 import { createDays } from './days.ts';
 import { createDirectory } from './directory.ts';
 import { createDocuments } from './documents.ts';
@@ -46,9 +46,7 @@ export type AnalyticsService = { app: App; db: Db };
 
 const REDIS_DEADLINE_MS = 2_000;
 const RECORD_TIMEOUT_MS = 30_000;
-const EXPORTS_WAITING_PER_CALLER = 10;
 const EXPORTS_UNDER_WAY = 64;
-const EXPORT_WAIT_MS = 120_000;
 const EXPORT_KEEP_MS = 300_000;
 
 /** Opens the stores and builds analytics-api on them; pushes everything opened to `releasers`. Does not listen. */
@@ -90,12 +88,7 @@ export async function createAnalyticsService(
   });
   const labels = createLabels(db.directory);
   const documents = createDocuments(db.days);
-  // Queries, and the labels of exports, always find connections.
-  const exportsAtOnce = Math.min(env.EXPORTS_AT_ONCE, Math.max(1, env.POSTGRES_POOL_SIZE - 2));
-  const queue = createFairQueue({
-    // A summary reads over two connections.
-    places: Math.max(1, Math.floor((env.POSTGRES_POOL_SIZE - exportsAtOnce - 1) / 2)),
-  });
+  const { queries: queue, exports } = shareConnections(env.POSTGRES_POOL_SIZE, env.EXPORTS_AT_ONCE);
   const cachedIn = env.ENABLE_ANALYTICS_CACHE ? redis : undefined;
   const cache = createCache({ redis: cachedIn, changes: db.changes, queue, now });
   const read = createRead({
@@ -138,11 +131,7 @@ export async function createAnalyticsService(
   });
   const directory = createDirectory(db.directory);
   const downloads = createDownloads({
-    queue: createFairQueue({
-      places: exportsAtOnce,
-      waitingPerCaller: EXPORTS_WAITING_PER_CALLER,
-      waitMs: EXPORT_WAIT_MS,
-    }),
+    queue: exports,
     atOnce: EXPORTS_UNDER_WAY,
     maxBytes: env.EXPORT_SPOOL_MB * 1024 * 1024,
     stallMs: env.EXPORT_STALL_MS,

@@ -33,9 +33,7 @@ import { createTurns } from './custom/turns.ts';
 import type { Env } from './env.ts';
 import { createDrain } from './fresh.ts';
 import { createEngineMetrics } from './metrics.ts';
-import { createBackup } from './realtime/backup.ts';
-import { createRealtime } from './realtime/realtime.ts';
-import { createReconcile } from './realtime/reconcile.ts';
+import { openRealtime } from './realtime/open.ts';
 import { createRollupReader } from './rollups/read.ts';
 import { createRollups } from './rollups/rollups.ts';
 import { createHandlers } from './router.ts';
@@ -115,53 +113,14 @@ export async function createEngineService(
     repeats: false,
   });
   releasers.push('redis', () => redis.disconnect());
-  const backup = createBackup({ db, redis, ttlSeconds: env.REALTIME_TTL_SECONDS, now });
-  const realtime = createRealtime({
-    redis,
-    limits: { names: env.REALTIME_MAX_NAMES, seriesPerName: env.REALTIME_MAX_SERIES },
-    ttlSeconds: env.REALTIME_TTL_SECONDS,
-    watchMs: env.REALTIME_WATCH_MS,
-    now,
-    restore: (merchantId) => backup.restore(merchantId),
-    onStored: metrics.pointsStored,
-    maxWatchers: { all: env.REALTIME_MAX_WATCHERS, perCaller: env.REALTIME_MAX_WATCHERS_PER_KEY },
-    onWatchers: (count) => metrics.watchers.set(count),
-  });
-  const saving = startLoop(
-    env.REALTIME_SAVE_MS,
-    async () => {
-      if (redis.status !== 'ready') return;
-      await backup.run();
-      metrics.realtimeSaved();
-    },
-    failureLog(log, 'realtime metrics could not be saved; it is tried again'),
-  );
-  releasers.push('realtime', async () => {
-    await saving.stop();
-    if (redis.status !== 'ready') return;
-    // An unavailable store must not keep the process from stopping.
-    await backup.run().catch((error: unknown) => log.error({ err: error }, 'realtime metrics could not be saved'));
-  });
-
-  const reconcile = createReconcile({
-    redis,
-    db,
-    backup,
-    realtime,
+  const { realtime, reconcile: reconcileRealtime } = openRealtime(env, {
+    ...{ db, redis, metrics, log, releasers, now },
     drain: () =>
       ingest.flush.drain.mutate({}).then(
         ({ complete }) => complete,
         () => false,
       ),
-    now,
   });
-  const reconcileRealtime = async () => {
-    const outcome = await reconcile();
-    metrics.realtimeReconciled(outcome);
-    if (outcome.restored > 0 || outcome.corrected.length > 0)
-      log.warn({ ...outcome, corrected: outcome.corrected.slice(0, 20) }, 'realtime metrics were corrected');
-    return outcome;
-  };
   const schedule = createSchedule({
     connect: (options) =>
       createRedis(env.REDIS_URL, failureLog(log, 'the connection to Redis failed', { level: 'warn' }), options),

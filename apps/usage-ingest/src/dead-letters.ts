@@ -1,4 +1,4 @@
-import { type DeadLetter, isTallyError, TallyError } from '@tally/contracts';
+import { type DeadLetter, isTallyError, messageOf, TallyError } from '@tally/contracts';
 import { type Db, isRefusal, originOf } from '@tally/db';
 
 export type DeadLetters = {
@@ -57,5 +57,5 @@ export function createDeadLetters(db: Pick<Db, 'deadLetters' | 'journal'>): Dead
 /** Returns why Postgres rejected an event, as its dead letter records it. */
 export const reasonOf = (error: unknown): { code: string; message: string } => ({
   code: isTallyError(error) ? error.code : 'REFUSED',
-  message: error instanceof Error ? error.message : String(error),
+  message: messageOf(error),
 });

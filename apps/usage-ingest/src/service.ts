@@ -40,7 +40,7 @@ import { createFlush, type Flush } from './flush/flush.ts';
 import { startFlusher } from './flush/flusher.ts';
 import { startScheduler } from './jobs/scheduler.ts';
 import { createKeys } from './keys.ts';
-import { createDeriveMeters, type DeriveMeters } from './meters/derive-meters.ts';
+import { createDeriveMeters } from './meters/derive-meters.ts';
 import { createMeters } from './meters/meters.ts';
 import { createRegistry } from './meters/registry.ts';
 import { createIngestMetrics } from './metrics.ts';
@@ -74,7 +74,7 @@ export type IngestService = {
   app: App;
   flush: Flush;
   derive: Derive;
-  deriveMeters: DeriveMeters;
+  deriveMeters: Derive;
   db: Db;
   redis: RedisClient;
   keys: RedisKeys;

@@ -1,3 +1,4 @@
+import { messageOf } from '@tally/contracts/client';
 import type { AttemptError, Attempts, Item, Outcome, RefusedItem } from './attempt.ts';
 import { type Batch, type BatchLimits, batchesOf, itemsOf, MAX_CALLS, parseBatch, recordsIn } from './batch.ts';
 import type { Merger } from './merge.ts';
@@ -192,8 +193,7 @@ export function createDelivery(options: DeliveryOptions): Delivery {
   }
 
   function spoolFailed(error: unknown): void {
-    const reason = error instanceof Error ? error.message : String(error);
-    report({ code: 'SPOOL_FAILED', message: `The spool could not be used: ${reason}` });
+    report({ code: 'SPOOL_FAILED', message: `The spool could not be used: ${messageOf(error)}` });
   }
 
   /** Reports a failure once while it goes on: retries of a waiting caller follow each other within milliseconds. */

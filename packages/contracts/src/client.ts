@@ -12,6 +12,8 @@ import type { AnalyticsRouter } from './analytics.ts';
 import type { EngineRouter } from './engine.ts';
 import type { IngestRouter } from './ingest.ts';
 
+export { messageOf } from './errors.ts';
+
 export type ClientOptions = {
   /** Where the service listens, such as `http://127.0.0.1:4001`. */
   url: string;

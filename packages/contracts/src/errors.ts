@@ -107,3 +107,6 @@ export class TallyError extends Error {
 export function isTallyError(error: unknown): error is TallyError {
   return error instanceof Error && error.name === 'TallyError' && 'code' in error && (error.code as string) in ERRORS;
 }
+
+/** Returns the message of anything thrown. */
+export const messageOf = (error: unknown): string => (error instanceof Error ? error.message : String(error));

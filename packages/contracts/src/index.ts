@@ -99,7 +99,7 @@ export {
   OTHER,
   UsageEntry,
 } from './entry.ts';
-export { ERRORS, type ErrorCode, isTallyError, TallyError } from './errors.ts';
+export { ERRORS, type ErrorCode, isTallyError, messageOf, TallyError } from './errors.ts';
 export { FlushResult } from './flush.ts';
 export { DeadLetter, type IngestRouter, ingest } from './ingest.ts';
 export { ApiKey } from './keys.ts';

@@ -1,3 +1,4 @@
+import { messageOf } from '@tally/contracts';
 import pg from 'pg';
 import { SESSION } from './data-source.ts';
 import { distributeTable, planDistribution } from './distribution.ts';
@@ -34,6 +35,6 @@ try {
     await client.end();
   }
 } catch (error) {
-  console.error(`Not distributed: ${error instanceof Error ? error.message : String(error)}`);
+  console.error(`Not distributed: ${messageOf(error)}`);
   process.exit(1);
 }

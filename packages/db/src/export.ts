@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util';
-import { Day } from '@tally/contracts';
+import { Day, messageOf } from '@tally/contracts';
 import { defaultDays, EXPORT_FORMATS, EXPORTED_VIEWS, exportViews } from './export-views.ts';
 
 const USAGE =
@@ -26,7 +26,7 @@ try {
   });
   for (const [view, rows] of Object.entries(written)) console.log(`${view}: ${rows} rows, ${startDate} to ${endDate}`);
 } catch (error) {
-  const reason = error instanceof Error ? error.message : String(error);
+  const reason = messageOf(error);
   const isOption = (error as { code?: string }).code?.startsWith('ERR_PARSE_ARGS');
   console.error(`The export failed: ${isOption ? `${reason}\n${USAGE}` : reason}`);
   process.exit(1);

@@ -4,6 +4,7 @@ import {
   type Day,
   type Drained,
   dayOf,
+  messageOf,
   type RollupBackfill,
   type RollupGrain,
   TallyError,
@@ -248,4 +249,4 @@ function outcome(period: Period, started: number, rows: number, failure?: { peri
 
 const elapsed = (started: number): number => Math.round((performance.now() - started) * 100) / 100;
 
-const reasonOf = (error: unknown): string => (error instanceof Error ? error.message : String(error)).slice(0, 500);
+const reasonOf = (error: unknown): string => messageOf(error).slice(0, 500);

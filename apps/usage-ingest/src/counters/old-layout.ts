@@ -1,3 +1,4 @@
+import { messageOf } from '@tally/contracts';
 import type { JournalLine } from '@tally/db';
 import { isRefusal, type Journal, type LineToAppend, OLD_ORIGIN } from '@tally/db';
 import { mastersOf, type RedisClient } from '@tally/service';
@@ -74,8 +75,7 @@ export function createOldLayout(redis: RedisClient, journal: Journal): OldLayout
         const half = Math.ceil(lines.length / 2);
         return (await appendByHalves(lines.slice(0, half))) + (await appendByHalves(lines.slice(half)));
       }
-      const message = error instanceof Error ? error.message : String(error);
-      await journal.addDeadLetter(lines[0]!, { code: 'REFUSED', message });
+      await journal.addDeadLetter(lines[0]!, { code: 'REFUSED', message: messageOf(error) });
       return 0;
     }
   }
@@ -90,7 +90,7 @@ export function createOldLayout(redis: RedisClient, journal: Journal): OldLayout
         try {
           inserted += await drainMerchant(merchantId);
         } catch (error) {
-          errors.push({ key: journalOf(merchantId), message: error instanceof Error ? error.message : String(error) });
+          errors.push({ key: journalOf(merchantId), message: messageOf(error) });
         }
       }
       return { inserted, errors };

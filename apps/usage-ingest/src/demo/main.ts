@@ -1,5 +1,5 @@
 import { addDays, dayOf } from '@tally/contracts';
-import { createAnalyticsClient, createIngestClient } from '@tally/contracts/client';
+import { createAnalyticsClient, createIngestClient, messageOf } from '@tally/contracts/client';
 import { withProgress } from '../sources/files/progress.ts';
 import { sendEntries } from '../sources/files/send.ts';
 import { demoDirectory, demoTraffic } from './traffic.ts';
@@ -36,9 +36,7 @@ try {
     );
   }
 } catch (error) {
-  console.error(
-    `Demo failed: ${error instanceof Error ? error.message : String(error)}\nStart the services first: npm start`,
-  );
+  console.error(`Demo failed: ${messageOf(error)}\nStart the services first: npm start`);
   process.exitCode = 1;
 }
 

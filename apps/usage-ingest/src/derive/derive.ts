@@ -3,6 +3,7 @@ import type { Db } from '@tally/db';
 import { failureLog, type Log, type Loop, recordStep, startLoop } from '@tally/service';
 import { Counter, Gauge, Histogram, type Registry } from 'prom-client';
 import { flushKey } from '../flush/drain.ts';
+import { createBacklog } from './backlog.ts';
 
 export type DeriveOptions = {
   db: Pick<Db, 'derivations'>;
@@ -15,14 +16,9 @@ export type DeriveOptions = {
 };
 
 export type Derive = {
-  /**
-   * Derives, slice by slice, everything counted before the call, and rolls up finished days; skips what other processes
-   * have taken.
-   */
+  /** Derives everything counted before the call, and builds the coarser rollups of days that are over. */
   run(): Promise<void>;
-  /**
-   * Derives until at most MAX_PENDING_SLICES slices wait, so that queries never add up more than that by themselves.
-   */
+  /** Derives until at most MAX_PENDING_SLICES slices wait, so that queries never add up more than that by themselves. */
   catchUp(): Promise<void>;
   /** Runs repeatedly, `intervalMs` apart. */
   start(intervalMs: number, log: Log): Loop;
@@ -45,16 +41,6 @@ const ROLL_UP_AFTER_MS = 3_600_000;
  */
 export function createDerive({ db, register, sliceEvents, now, agreedNow }: DeriveOptions): Derive {
   const registers = [register];
-  const lagSeconds = new Gauge({
-    name: 'tally_derive_lag_seconds',
-    help: 'Age of the oldest flush that is still to be added to the coarse rollups.',
-    registers,
-  });
-  const pendingEvents = new Gauge({
-    name: 'tally_derive_pending_events',
-    help: 'Events that are still to be added to the coarse rollups. Queries read them one by one.',
-    registers,
-  });
   const derivedEvents = new Counter({
     name: 'tally_derive_events_total',
     help: 'Events that this process added to the coarse rollups.',
@@ -72,22 +58,21 @@ export function createDerive({ db, register, sliceEvents, now, agreedNow }: Deri
     registers,
   });
 
-  async function look(): Promise<number> {
-    const { events, oldestMs, firstOpenDay } = await db.derivations.lag();
-    lagSeconds.set(oldestMs / 1000);
-    pendingEvents.set(events);
-    const first = over(now());
-    openDays.set(firstOpenDay < first ? countDays(firstOpenDay, first) - 1 : 0);
-    return events;
-  }
-
-  /** Derives up to a number of events; skips what others have taken. */
-  async function derive(events: number): Promise<void> {
-    for (let left = events; left > 0; ) {
+  const backlog = createBacklog({
+    registers,
+    names: { lag: 'tally_derive_lag_seconds', pending: 'tally_derive_pending_events', rollups: 'the coarse rollups' },
+    maxPending: MAX_PENDING_SLICES * sliceEvents,
+    async lag() {
+      const lag = await db.derivations.lag();
+      const first = over(now());
+      openDays.set(lag.firstOpenDay < first ? countDays(lag.firstOpenDay, first) - 1 : 0);
+      return lag;
+    },
+    async deriveSlice() {
       const done = sliceSeconds.startTimer();
       const startedAt = Date.now();
       const derived = await db.derivations.derive(sliceEvents);
-      if (derived.flushes === 0) return;
+      if (derived.flushes === 0) return derived;
       done();
       recordStep(() => ({
         ...{ name: 'tally.derive', key: `derive:${derived.ids[0]}`, startedAt },
@@ -95,9 +80,9 @@ export function createDerive({ db, register, sliceEvents, now, agreedNow }: Deri
         attributes: { 'tally.events': derived.events, 'tally.flushes': derived.flushes },
       }));
       derivedEvents.inc(derived.events);
-      left -= derived.events;
-    }
-  }
+      return derived;
+    },
+  });
 
   /** The first day that must not be rolled up yet at a time. */
   const over = (at: number) => dayOf(at - ROLL_UP_AFTER_MS);
@@ -112,24 +97,18 @@ export function createDerive({ db, register, sliceEvents, now, agreedNow }: Deri
 
   async function run(): Promise<void> {
     // Later flushes wait for the next run, so a run ends under any load.
-    await derive(await look());
+    await backlog.derive(await backlog.look());
     // A long day must not delay flushes.
     const before = over(await agreedNow());
-    while (await rollUp(before)) await derive(sliceEvents);
+    while (await rollUp(before)) await backlog.derive(sliceEvents);
     for (let left = QUARTER_SLICES; left > 0 && (await db.derivations.computeQuarters(slice)); left--)
-      await derive(sliceEvents);
-    await look();
-  }
-
-  async function catchUp(): Promise<void> {
-    const most = MAX_PENDING_SLICES * sliceEvents;
-    const events = await look();
-    if (events > most) await derive(events - most);
+      await backlog.derive(sliceEvents);
+    await backlog.look();
   }
 
   return {
     run,
-    catchUp,
+    catchUp: backlog.catchUp,
     start: (intervalMs, log) => startLoop(intervalMs, run, failureLog(log, 'derivation failed; it is tried again')),
   };
 }

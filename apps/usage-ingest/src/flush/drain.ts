@@ -1,4 +1,5 @@
 import { setTimeout as pause } from 'node:timers/promises';
+import { messageOf } from '@tally/contracts';
 import {
   type Appended,
   type Fence,
@@ -328,5 +329,3 @@ export function isBefore(one: string, other: string): boolean {
   const [a, b] = [one, other].map((id) => id.split('-').map(Number) as [number, number]);
   return a![0] < b![0] || (a![0] === b![0] && a![1] < b![1]);
 }
-
-const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));

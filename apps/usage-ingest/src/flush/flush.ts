@@ -1,5 +1,14 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import { addDays, type Day, dayOf, eachDay, type FlushResult, formatQuantity, TallyError } from '@tally/contracts';
+import {
+  addDays,
+  type Day,
+  dayOf,
+  eachDay,
+  type FlushResult,
+  formatQuantity,
+  messageOf,
+  TallyError,
+} from '@tally/contracts';
 import type { Db } from '@tally/db';
 import { coalesce } from '@tally/service';
 import type { Counters, LiveTotal } from '../counters/counters.ts';
@@ -143,7 +152,7 @@ export function createFlush({ counters, oldLayout, db, drain, now }: FlushOption
           disagreeing.push(...(await settled(date, await compare(date, page))));
         } catch (error) {
           const key = counters.keys.total(page[0]!.merchantId, date).prefix;
-          errors.push({ key, message: error instanceof Error ? error.message : String(error) });
+          errors.push({ key, message: messageOf(error) });
         }
       }
     }

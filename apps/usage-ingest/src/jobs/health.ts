@@ -1,3 +1,5 @@
+import { messageOf } from '@tally/contracts';
+
 // `npm run health`: checks both stores, as the services see them.
 const services = {
   'usage-ingest': process.env.USAGE_INGEST_URL ?? 'http://127.0.0.1:4001',
@@ -11,7 +13,7 @@ for (const [name, url] of Object.entries(services)) {
     console.log(`${name.padEnd(15)} ${response.ok ? 'ready' : 'not ready'}  ${await response.text()}`);
     if (!response.ok) process.exitCode = 1;
   } catch (error) {
-    console.log(`${name.padEnd(15)} unavailable  ${error instanceof Error ? error.message : String(error)}`);
+    console.log(`${name.padEnd(15)} unavailable  ${messageOf(error)}`);
     process.exitCode = 1;
   }
 }

@@ -1,4 +1,4 @@
-import { createIngestClient } from '@tally/contracts/client';
+import { createIngestClient, messageOf } from '@tally/contracts/client';
 
 /**
  * AWS Lambda handler of the documented job, for EventBridge `cron(0 * * * ? *)`: 200 if everything succeeded, else 500.
@@ -13,7 +13,7 @@ export async function handler(event: { date?: string } = {}): Promise<{ statusCo
     const result = await client.flush.run.mutate(event.date === undefined ? {} : { date: event.date });
     return { statusCode: result.success ? 200 : 500, body: JSON.stringify(result) };
   } catch (error) {
-    const message = error instanceof Error ? error.message : String(error);
-    return { statusCode: 500, body: JSON.stringify({ success: false, errors: [{ key: 'job', message }] }) };
+    const errors = [{ key: 'job', message: messageOf(error) }];
+    return { statusCode: 500, body: JSON.stringify({ success: false, errors }) };
   }
 }

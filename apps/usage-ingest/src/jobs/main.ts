@@ -1,5 +1,5 @@
 import { setTimeout as wait } from 'node:timers/promises';
-import { createIngestClient } from '@tally/contracts/client';
+import { createIngestClient, messageOf } from '@tally/contracts/client';
 import { fetchWithin } from '@tally/service';
 import { runCommand } from './command.ts';
 
@@ -18,7 +18,7 @@ try {
   if (args.length === 1 && args[0] === 'scheduler') await schedule();
   else process.exitCode = await runCommand(args, client, out);
 } catch (error) {
-  console.error(`The job failed: ${error instanceof Error ? error.message : String(error)}`);
+  console.error(`The job failed: ${messageOf(error)}`);
   process.exitCode = 1;
 }
 

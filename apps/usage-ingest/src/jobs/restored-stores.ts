@@ -1,3 +1,4 @@
+import { messageOf } from '@tally/contracts';
 import { createLog, createReleasers, settingsOrExit } from '@tally/service';
 import { readEnv } from '../env.ts';
 import { createIngestService, type IngestService } from '../service.ts';
@@ -18,7 +19,7 @@ export async function withRestoredStores(
     if (service.redis.status !== 'ready') throw new Error('Redis is unavailable.');
     await work(service);
   } catch (error) {
-    console.error(`${failed}: ${error instanceof Error ? error.message : String(error)}`);
+    console.error(`${failed}: ${messageOf(error)}`);
     process.exitCode = 1;
   } finally {
     await releasers.releaseAll();

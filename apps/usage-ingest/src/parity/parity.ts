@@ -1,5 +1,5 @@
 import { parseArgs } from 'node:util';
-import { addDays, countDays, dayOf, eachDay, isDay } from '@tally/contracts';
+import { addDays, countDays, dayOf, eachDay, isDay, messageOf } from '@tally/contracts';
 import { TRPCClientError } from '@trpc/client';
 import { compare, printResult } from './compare.ts';
 import type { Comparison, Foreign } from './foreign.ts';
@@ -69,7 +69,7 @@ export async function parity(
 
 /** Names Tally in what its clients throw, since the reason could also be the other product's. */
 function reasonOf(error: unknown): string {
-  if (!(error instanceof TRPCClientError)) return error instanceof Error ? error.message : String(error);
+  if (!(error instanceof TRPCClientError)) return messageOf(error);
   if (error.data) return `Tally (TALLY_ADMIN_KEY): ${error.message}`;
   // The cause of a failed fetch names the address; that of a name with several addresses has no text.
   const cause = (error.cause?.cause as Error | undefined)?.message || error.message;

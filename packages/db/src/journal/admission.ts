@@ -160,7 +160,11 @@ export function createAdmission(limit: number): Admission {
         const size = (day.values[dimension]?.size ?? 0) + (part?.values.size ?? 0);
         if (size < limit && !own.has(name)) {
           if (part) part.values.add(value);
-          else wanted.set(name, partFor(line, key, dimension, day, value));
+          else {
+            const { merchant_id: merchantId, date } = line;
+            const next = day.parts[dimension]! + 1;
+            wanted.set(name, { key, merchantId, date, dimension, part: next, values: new Set([value]) });
+          }
           continue;
         }
         bits[position]! |= 1 << dimension;
@@ -170,12 +174,6 @@ export function createAdmission(limit: number): Admission {
     }
     return { bits, folded, wanted: [...wanted.values()], overflows: [...overflows.values()] };
   }
-
-  const partFor = ({ merchant_id, date }: Values, key: string, dimension: number, day: Day4, value: string): Part => ({
-    ...{ key, merchantId: merchant_id, date, dimension },
-    part: day.parts[dimension]! + 1,
-    values: new Set([value]),
-  });
 
   /** Stores parts; returns the days of parts that another transaction stored first. */
   async function store(transaction: Executor, parts: readonly Part[], own: Map<string, Part>): Promise<Values[]> {

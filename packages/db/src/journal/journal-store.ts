@@ -142,7 +142,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     if (inserted < placed.length) {
       repeats = await repeatsOf(transaction, columns);
       conflicts = await conflictsOf(transaction, source, placed, source === 'stream' ? repeats : [...placed.keys()]);
-      if (source !== 'stream') known = await knownOf(transaction, placed, columns, conflicts, flushId);
+      if (source !== 'stream') known = await knownOf(transaction, { lines: placed, columns, conflicts, flushId });
       // The flush removes repeats from the running totals itself.
       if (fence === undefined)
         await markStale(
@@ -213,11 +213,14 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
 
   async function knownOf(
     transaction: Executor,
-    lines: readonly LineToAppend[],
-    columns: readonly string[],
-    conflicts: readonly number[],
-    flushId: string,
+    batch: {
+      lines: readonly LineToAppend[];
+      columns: readonly string[];
+      conflicts: readonly number[];
+      flushId: string;
+    },
   ): Promise<number[]> {
+    const { lines, columns, conflicts, flushId } = batch;
     const rows = await runSql(transaction, 'known-before', [...columns.slice(0, 3), flushId], PositionRow);
     const before = new Set(rows.map(({ position }) => position));
     const counted = new Set<string>();

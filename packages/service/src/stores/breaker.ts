@@ -1,4 +1,5 @@
 import { setImmediate as turn, setTimeout as wait } from 'node:timers/promises';
+import { messageOf } from '@tally/contracts';
 
 export type Breaker = {
   /**
@@ -122,5 +123,3 @@ export function createBreaker({ name, probe, onChange = () => {} }: BreakerOptio
     },
   };
 }
-
-const messageOf = (error: unknown) => (error instanceof Error ? error.message : String(error));

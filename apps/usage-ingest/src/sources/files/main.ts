@@ -3,7 +3,7 @@ import { stat } from 'node:fs/promises';
 import { resolve } from 'node:path';
 import { parseArgs } from 'node:util';
 import { addDays, dayOf, isDay } from '@tally/contracts';
-import { createIngestClient } from '@tally/contracts/client';
+import { createIngestClient, messageOf } from '@tally/contracts/client';
 import { readAzureTrace } from './azure-llm.ts';
 import { readEvents } from './events.ts';
 import { withProgress } from './progress.ts';
@@ -43,9 +43,8 @@ try {
   for (const { id, code, message } of summary.rejected.slice(0, 5)) console.log(`  ${id}: ${code} ${message}`);
   if (rejected > 0) process.exitCode = 1;
 } catch (error) {
-  const message = error instanceof Error ? error.message : String(error);
   console.error(
-    `Import failed: ${message}\nWhat was counted stays counted; run it again and only the rest is added. Is ${url} up (npm start)?`,
+    `Import failed: ${messageOf(error)}\nWhat was counted stays counted; run it again and only the rest is added. Is ${url} up (npm start)?`,
   );
   process.exitCode = 1;
 }

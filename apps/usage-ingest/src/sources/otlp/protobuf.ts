@@ -10,14 +10,14 @@ export function* spansOfProtobuf(body: Buffer, names: AttributeNames): Generator
     let resource: Attributes = NONE;
     const parts = new Fields().of(body, from, to);
     while (parts.next())
-      if (parts.field === 1 && parts.type === BYTES) resource = attributesOf(body, parts.from, parts.to, 1, names);
+      if (parts.field === 1 && parts.type === BYTES) resource = attributesOf(body, parts.from, parts.to, names);
     const scopes = new Fields().of(body, from, to);
     while (scopes.next()) {
       if (scopes.field !== 2 || scopes.type !== BYTES) continue;
-      const scope = scopeName(body, scopes.from, scopes.to);
+      const shared = { scope: scopeName(body, scopes.from, scopes.to), resource, names };
       const spans = new Fields().of(body, scopes.from, scopes.to);
       while (spans.next())
-        if (spans.field === 2 && spans.type === BYTES) yield spanOf(body, spans.from, spans.to, scope, resource, names);
+        if (spans.field === 2 && spans.type === BYTES) yield spanOf(body, spans.from, spans.to, shared);
     }
   }
 }
@@ -93,14 +93,10 @@ function scopeName(body: Buffer, start: number, end: number): string {
   return name;
 }
 
-function spanOf(
-  body: Buffer,
-  start: number,
-  end: number,
-  scope: string,
-  resource: Attributes,
-  names: AttributeNames,
-): Span {
+/** What the spans of a scope share: one object for all of them. */
+type Shared = { scope: string; resource: Attributes; names: AttributeNames };
+
+function spanOf(body: Buffer, start: number, end: number, { scope, resource, names }: Shared): Span {
   const attributes = names.none();
   const span = { traceId: '', spanId: '', parentId: '', scope, start: 0, failed: false, attributes, resource };
   const fields = ofSpan.of(body, start, end);
@@ -130,11 +126,11 @@ function isError(body: Buffer, start: number, end: number): boolean {
   return code === 2;
 }
 
-function attributesOf(body: Buffer, start: number, end: number, of: number, names: AttributeNames): Attributes {
+function attributesOf(body: Buffer, start: number, end: number, names: AttributeNames): Attributes {
   const attributes = names.none();
   const fields = new Fields().of(body, start, end);
   while (fields.next())
-    if (fields.field === of && fields.type === BYTES) addAttribute(attributes, body, fields.from, fields.to, names);
+    if (fields.field === 1 && fields.type === BYTES) addAttribute(attributes, body, fields.from, fields.to, names);
   return attributes;
 }
 

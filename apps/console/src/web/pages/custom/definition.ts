@@ -27,39 +27,11 @@ export const VISIBILITIES: readonly { value: Visibility; label: string; note: st
 ];
 export const visibilityText = (value: string) => VISIBILITIES.find((each) => each.value === value)?.label ?? value;
 
+const NAMES = ['date', 'merchant_id', 'user_id', 'api_key', 'model', 'provider'];
+const SUMS = ['requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'total_tokens', 'cost'];
 export const COLUMNS = {
-  events: [
-    'time',
-    'date',
-    'merchant_id',
-    'user_id',
-    'api_key',
-    'model',
-    'provider',
-    'status',
-    'requests',
-    'failed_requests',
-    'prompt_tokens',
-    'completion_tokens',
-    'total_tokens',
-    'cost',
-    "metric('…')",
-    "property('…')",
-  ],
-  usage: [
-    'date',
-    'merchant_id',
-    'user_id',
-    'api_key',
-    'model',
-    'provider',
-    'requests',
-    'failed_requests',
-    'prompt_tokens',
-    'completion_tokens',
-    'total_tokens',
-    'cost',
-  ],
+  events: ['time', ...NAMES, 'status', ...SUMS, "metric('…')", "property('…')"],
+  usage: [...NAMES, ...SUMS],
 } as const;
 /** Metrics to begin with. */
 export const EXAMPLES: readonly { name: string; metricType: Kind; formula: string }[] = [
@@ -100,6 +72,8 @@ export type Draft = {
   dimensions: string;
   visibility: Visibility;
 };
+/** What every part of the form needs. */
+export type Part = { draft: Draft; change: (next: Partial<Draft>) => void };
 export const EMPTY: Draft = {
   id: null,
   name: '',

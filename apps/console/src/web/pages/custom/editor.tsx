@@ -1,25 +1,24 @@
 import { useMutation, useQuery } from '@tanstack/react-query';
-import { CircleAlert, FlaskConical } from 'lucide-react';
-import { useId, useState } from 'react';
-import { api, client, codeOf, detailsOf, messageOf } from '../../api.ts';
+import { FlaskConical } from 'lucide-react';
+import { api, client } from '../../api.ts';
 import { useWho } from '../../session.tsx';
 import { addDays, rangeText, today } from '../../time.ts';
-import { useSettled } from '../../ui/field.tsx';
-import { Button, Chip } from '../../ui/parts.tsx';
+import { Field, useDraft, useSettled } from '../../ui/field.tsx';
+import { Button } from '../../ui/parts.tsx';
 import { Dialog, Select, tell, useUnchanged } from '../../ui/popups.tsx';
 import {
   COLUMNS,
   type Definition,
   type Draft,
   draftOf,
-  EXAMPLES,
   KINDS,
+  type Part,
   PREVIEW_DAYS,
   SOURCES,
   VISIBILITIES,
 } from './definition.ts';
-import { FormulaField } from './formula-field.tsx';
-import { COST_TONES, Result } from './result.tsx';
+import { Formula, FormulaError, isOfFormula } from './formula.tsx';
+import { Result } from './result.tsx';
 
 /** Edits a definition: checks and prices it while the user types, tries it, and saves it as a new version. */
 export function Editor({
@@ -31,14 +30,13 @@ export function Editor({
   onClose: () => void;
   onSaved: (id: string) => void;
 }) {
-  const [draft, setDraft] = useState(given);
+  const { draft, change: edit } = useDraft(given);
   const change = (next: Partial<Draft>) => {
-    setDraft({ ...draft, ...next });
+    edit(next);
     // The earlier check belongs to the earlier definition.
     if (save.error) save.reset();
     if (COMPUTED.some((field) => field in next)) preview.reset();
   };
-  const id = useId();
   const range = { startDate: addDays(today(), 1 - PREVIEW_DAYS), endDate: today() };
   const fields = {
     metricType: draft.metricType,
@@ -80,17 +78,7 @@ export function Editor({
   });
   const checked = settled === JSON.stringify(fields) && isOfFormula(estimate.error) ? estimate.error : null;
   const error = save.error ?? preview.error ?? checked;
-  const who = useWho();
-  const registered = useQuery(
-    api.custom.sources.list.queryOptions(undefined, { enabled: who.mayPlatform('admin'), staleTime: 60_000 }),
-  );
-  const mayShare = (value: Draft['visibility']) =>
-    value === 'PUBLIC' ? who.merchantId === null : value !== 'TEAM' || who.teamId !== null;
-  const own = registered.data?.rows ?? [];
-  const columns =
-    own.find(({ name }) => name === draft.dataSource)?.columns.map(({ name }) => name) ??
-    (draft.dataSource === 'events' ? COLUMNS.events : COLUMNS.usage);
-  const sources = [...SOURCES, ...own.map(({ name, view }) => ({ value: name, label: name, note: view }))];
+  const { sources, columns } = useSources(draft.dataSource);
   return (
     <Dialog
       open
@@ -107,102 +95,34 @@ export function Editor({
         }}
       >
         <div className="form-row">
-          <div className="field">
-            <label htmlFor={`${id}-name`}>Name</label>
-            <input
-              id={`${id}-name`}
-              className="input"
-              required
-              maxLength={200}
-              placeholder="Cost per user"
-              value={draft.name}
-              onChange={(event) => change({ name: event.target.value })}
-            />
-          </div>
-          <div className="field">
-            <label htmlFor={`${id}-about`}>Description</label>
-            <input
-              id={`${id}-about`}
-              className="input"
-              maxLength={2000}
-              value={draft.description}
-              onChange={(event) => change({ description: event.target.value })}
-            />
-          </div>
-        </div>
-        <div className="tools">
-          <Select
-            label="Kind"
-            prefix="a"
-            value={draft.metricType}
-            options={KINDS}
-            onChange={(metricType) => change({ metricType })}
+          <Field
+            label="Name"
+            required
+            maxLength={200}
+            placeholder="Cost per user"
+            value={draft.name}
+            onChange={(name) => change({ name })}
           />
-          <Select
-            label="Source"
-            prefix="of"
-            value={draft.dataSource}
-            options={sources}
-            onChange={(dataSource) => change({ dataSource })}
-          />
-          <Select
-            label="Seen by"
-            prefix="seen by"
-            value={draft.visibility}
-            options={VISIBILITIES.filter(({ value }) => value === given.visibility || mayShare(value))}
-            onChange={(visibility) => change({ visibility })}
+          <Field
+            label="Description"
+            maxLength={2000}
+            value={draft.description}
+            onChange={(description) => change({ description })}
           />
         </div>
-        <div className="field">
-          <label htmlFor={`${id}-formula`}>Formula</label>
-          <FormulaField
-            id={`${id}-formula`}
-            value={draft.formula}
-            columns={columns}
-            placeholder={EXAMPLES[0]!.formula}
-            invalid={isOfFormula(error)}
-            describedBy={`${id}-columns`}
-            onChange={(formula) => change({ formula })}
-          />
-          <small id={`${id}-columns`}>
-            Columns: <span className="mono">{columns.join(', ')}</span>
-          </small>
-          {draft.formula === '' && (
-            <span className="tools">
-              {EXAMPLES.map(({ name, metricType, formula }) => (
-                <button
-                  key={name}
-                  type="button"
-                  className="link"
-                  title={formula}
-                  onClick={() => change({ formula, metricType })}
-                >
-                  {name}
-                </button>
-              ))}
-            </span>
-          )}
-          <span className="estimate" role="status">
-            {estimate.data && !checked && (
-              <>
-                <Chip tone={COST_TONES[estimate.data.cost]}>{estimate.data.cost} cost</Chip>{' '}
-                {estimate.data.allowed
-                  ? `estimated for the last ${PREVIEW_DAYS} days`
-                  : 'too costly to be computed: filter it, or use a source of days'}
-              </>
-            )}
-          </span>
-        </div>
-        <div className="field">
-          <label htmlFor={`${id}-dimensions`}>Group by</label>
-          <input
-            id={`${id}-dimensions`}
-            className="input formula"
-            placeholder="model, user_id"
-            value={draft.dimensions}
-            onChange={(event) => change({ dimensions: event.target.value })}
-          />
-        </div>
+        <Choices {...{ given, draft, sources, change }} />
+        <Formula
+          {...{ draft, columns, change }}
+          invalid={isOfFormula(error)}
+          estimate={checked ? undefined : estimate.data}
+        />
+        <Field
+          label="Group by"
+          mono
+          placeholder="model, user_id"
+          value={draft.dimensions}
+          onChange={(dimensions) => change({ dimensions })}
+        />
         {error && <FormulaError error={error} formula={draft.formula} />}
         {preview.data && !preview.error && (
           <div className="card popup-pad">
@@ -231,6 +151,51 @@ export function Editor({
   );
 }
 
+/** Chooses what a definition computes, from what, and who may see it. */
+function Choices({ given, draft, change, sources }: Part & { given: Draft; sources: typeof SOURCES }) {
+  const who = useWho();
+  const mayShare = (value: Draft['visibility']) =>
+    value === 'PUBLIC' ? who.merchantId === null : value !== 'TEAM' || who.teamId !== null;
+  return (
+    <div className="tools">
+      <Select
+        label="Kind"
+        prefix="a"
+        value={draft.metricType}
+        options={KINDS}
+        onChange={(metricType) => change({ metricType })}
+      />
+      <Select
+        label="Source"
+        prefix="of"
+        value={draft.dataSource}
+        options={sources}
+        onChange={(dataSource) => change({ dataSource })}
+      />
+      <Select
+        label="Seen by"
+        prefix="seen by"
+        value={draft.visibility}
+        options={VISIBILITIES.filter(({ value }) => value === given.visibility || mayShare(value))}
+        onChange={(visibility) => change({ visibility })}
+      />
+    </div>
+  );
+}
+
+/** Returns all sources, and the columns of the chosen one. */
+function useSources(chosen: string) {
+  const isAdmin = useWho().mayPlatform('admin');
+  const registered = useQuery(api.custom.sources.list.queryOptions(undefined, { enabled: isAdmin, staleTime: 60_000 }));
+  const own = registered.data?.rows ?? [];
+  return {
+    sources: [...SOURCES, ...own.map(({ name, view }) => ({ value: name, label: name, note: view }))],
+    columns:
+      own.find(({ name }) => name === chosen)?.columns.map(({ name }) => name) ??
+      (chosen === 'events' ? COLUMNS.events : COLUMNS.usage),
+  };
+}
+
 /** The fields of a draft, each with its name in a definition. */
 const SENT = {
   name: 'name',
@@ -244,29 +209,3 @@ const SENT = {
 
 /** The fields that change the result of a formula. */
 const COMPUTED: readonly (keyof Draft)[] = ['formula', 'dimensions', 'dataSource', 'metricType'];
-
-const isOfFormula = (error: unknown): boolean => (codeOf(error) ?? '').startsWith('FORMULA');
-
-/** Shows an error of a formula, underlined at its position. */
-function FormulaError({ error, formula }: { error: unknown; formula: string }) {
-  const { offset, allowed } = detailsOf(error) as { offset?: unknown; allowed?: unknown };
-  const at = typeof offset === 'number' && offset < formula.length ? offset : null;
-  const end = at === null ? 0 : at + (/^[\w.]+|^./.exec(formula.slice(at))?.[0].length ?? 1);
-  return (
-    // It changes as the user types, so it waits for a pause in what a screen reader reads.
-    <div className="banner" data-tone="bad" role="status">
-      <CircleAlert size={16} aria-hidden="true" />
-      <div>
-        {messageOf(error)}
-        {at !== null && (
-          <pre className="formula formula-error">
-            {formula.slice(0, at)}
-            <mark>{formula.slice(at, end)}</mark>
-            {formula.slice(end)}
-          </pre>
-        )}
-        {Array.isArray(allowed) && <div>Allowed: {allowed.join(', ')}</div>}
-      </div>
-    </div>
-  );
-}

@@ -4,7 +4,6 @@ import { useMemo } from 'react';
 import { api, messageOf } from '../../api.ts';
 import { apiFilters, type DimensionId, dimensionOf, MEASURES, type MeasureId, measureOf } from '../../measures.ts';
 import { format, isZero, percentage, rateText, signed, subtract } from '../../quantity.ts';
-import type { ExplorerSearch } from '../../search.ts';
 import { addDays, before, dayText, rangeText } from '../../time.ts';
 import { Swatch } from '../../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';
@@ -13,24 +12,13 @@ import { Answer, Banner, Card, CellName, Delta, Empty, padOf, Skeleton } from '.
 import { type Column, Pager, Table } from '../../ui/table.tsx';
 import { CHARTED, OTHERS, OverTime } from './over-time.tsx';
 import { Pivot } from './pivot.tsx';
-import { nothingFound, type Shown } from './shown.ts';
+import { type ChangeSearch, type dimensionsOf, nothingFound, type Shown } from './shown.ts';
 
 const PAGE = 50;
 /** The limit of rows in one answer: the rows of a page are compared with at most this many of the previous period. */
 const MOST = 200;
 
-type Props = Shown & {
-  by: DimensionId;
-  /** The second dimension. */
-  and: DimensionId | undefined;
-  pivot: boolean;
-  sort: MeasureId | 'key';
-  order: 'asc' | 'desc';
-  cursor: string | undefined;
-  /** A day: shows what changed after its end. */
-  since: string | undefined;
-  change: (next: Partial<ExplorerSearch>) => void;
-};
+type Props = Omit<Shown, 'by' | 'and'> & ReturnType<typeof dimensionsOf> & { change: ChangeSearch };
 
 /** Shows a measure by one dimension or two: a chart of the first over time, and a table or a pivot of all. */
 export function ByDimension(props: Props) {
@@ -263,11 +251,7 @@ function Rows({
                   },
                 ]}
               />
-              <Pager
-                cursor={cursor}
-                nextCursor={answer.nextCursor}
-                onTurn={(next) => change({ cursor: next } as Partial<ExplorerSearch>)}
-              >
+              <Pager cursor={cursor} nextCursor={answer.nextCursor} onTurn={(next) => change({ cursor: next })}>
                 {answer.rows.length} of {format(String(answer.total), 'count')}
               </Pager>
             </>

@@ -3,16 +3,8 @@ import { keepPreviousData, useQuery } from '@tanstack/react-query';
 import { Gauge } from 'lucide-react';
 import { useMemo } from 'react';
 import { api } from '../../api.ts';
-import {
-  dimensionOf,
-  type FilterSearch,
-  type GroupId,
-  isDimension,
-  namesOf,
-  type PropertyFilters,
-} from '../../measures.ts';
+import { dimensionOf, type GroupId, isDimension, namesOf } from '../../measures.ts';
 import { add, compare as compareQuantities, format, percentage, subtract } from '../../quantity.ts';
-import type { ExplorerSearch } from '../../search.ts';
 import { before, periodText, type Range, rangeText } from '../../time.ts';
 import { ChartWithTable, type Series, Swatch } from '../../ui/chart.tsx';
 import { Coverage, CoverageBanner } from '../../ui/coverage.tsx';
@@ -38,30 +30,16 @@ import {
   PIVOT_ROWS,
   PivotTable,
 } from './pivot-table.tsx';
-import { INTERVAL_NAMES } from './shown.ts';
+import { type ChangeSearch, INTERVAL_NAMES, type Shown } from './shown.ts';
 
 const PAGE = 50;
 /** Rows of a table over time. */
 const MAX_ROWS = 400;
 
-type Props = {
+type Props = Shown & {
   meter: Meter;
-  /** Whole windows. */
-  range: Range;
-  window: Window;
-  timeZone: string;
-  filters: FilterSearch;
-  where: PropertyFilters | undefined;
-  percentile: number | undefined;
-  by: GroupId | 'time';
-  and: GroupId | undefined;
-  pivot: boolean;
-  chart: 'bars' | 'lines';
-  compare: boolean;
-  order: 'asc' | 'desc';
   byKey: boolean;
-  cursor: string | undefined;
-  change: (next: Partial<ExplorerSearch>) => void;
+  change: ChangeSearch;
 };
 
 type Row = { start: string; group: Record<string, string>; value: string };
@@ -264,7 +242,7 @@ function Parts({
           onSort: (id) => {
             const usual = id === 'key' ? 'asc' : 'desc';
             const next = (id === 'key') === byKey ? (order === 'desc' ? 'asc' : 'desc') : usual;
-            change({ sort: id === 'key' ? 'key' : undefined, order: next } as Partial<ExplorerSearch>);
+            change({ sort: id === 'key' ? 'key' : undefined, order: next });
           },
         }}
         columns={[
@@ -315,7 +293,7 @@ function Parts({
       <Pager
         cursor={from > 0 ? cursor : undefined}
         nextCursor={from + PAGE < sorted.length ? String(from + PAGE) : null}
-        onTurn={(next) => change({ cursor: next } as Partial<ExplorerSearch>)}
+        onTurn={(next) => change({ cursor: next })}
       >
         {from + 1} to {from + shown.length} of {format(String(sorted.length), 'count')}
       </Pager>

@@ -3,39 +3,20 @@ import { useQuery } from '@tanstack/react-query';
 import { useNavigate, useSearch } from '@tanstack/react-router';
 import { Gauge } from 'lucide-react';
 import { api } from '../../api.ts';
-import type { Question } from '../../copy.ts';
-import {
-  apiFilters,
-  DIMENSIONS,
-  type FilterSearch,
-  type GroupId,
-  isDimension,
-  isProperty,
-  MEASURES,
-  measureOf,
-  namesOf,
-  type PropertyFilters,
-  readFilters,
-} from '../../measures.ts';
-import { type ExplorerSearch, INTERVALS, type Interval, PERCENTILES } from '../../search.ts';
+import { type FilterSearch, isDimension, isProperty, measureOf, type PropertyFilters } from '../../measures.ts';
+import { compact, type ExplorerSearch } from '../../search.ts';
 import { useWho } from '../../session.tsx';
-import { addDays, countDays, PRESETS, type Range, rangeText, today, viewerZone } from '../../time.ts';
+import { rangeText } from '../../time.ts';
 import { Filters, PropertyFilter } from '../../ui/filters.tsx';
 import { Answer, Card, Empty, PageHead } from '../../ui/parts.tsx';
-import { Segments, Select, Switch } from '../../ui/popups.tsx';
 import { RangePicker } from '../../ui/range.tsx';
 import { ByDimension } from './by-dimension.tsx';
 import { ByMeter } from './by-meter.tsx';
 import { ByTime } from './by-time.tsx';
 import { ExportMenu } from './export-menu.tsx';
-import { groupsOf, hasPercentiles, isAdditive, meterFilters, percentileName, WINDOWS, wholeWindows } from './meter.ts';
-import { INTERVAL_NAMES } from './shown.ts';
-
-/** Returns an interval that gives a chart 50 to 400 points, if possible. */
-const usualInterval = (range: Range): Interval => {
-  const days = countDays(range);
-  return days <= 3 ? 'hour' : days <= 400 ? 'day' : 'month';
-};
+import { meterFilters } from './meter.ts';
+import { type ChangeSearch, dimensionsOf, questionOf, shownBy } from './shown.ts';
+import { Tools } from './tools.tsx';
 
 const FRESH_MS = 300_000;
 
@@ -64,39 +45,14 @@ export function Explorer() {
   );
 }
 
-const choiceOf = ({ key, merchantId }: Meter) => JSON.stringify([key, merchantId]);
-
 function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Meter[] }) {
   const search = useSearch({ from: '/frame/app/explorer' });
   const navigate = useNavigate({ from: '/app/explorer' });
-  const who = useWho();
-  const usual = PRESETS.find(({ id }) => id === '30d')!.range();
-  const asked: Range = {
-    startDate: search.from ?? usual.startDate,
-    endDate: search.to && search.to >= (search.from ?? usual.startDate) ? search.to : usual.endDate,
-  };
-  const measure = search.measure ?? 'cost';
-  const groups: GroupId[] = meter
-    ? groupsOf(meter, who.merchantId !== null)
-    : DIMENSIONS.map(({ id }) => id).filter((id) => id !== 'merchant' || who.merchantId === null);
-  const first = meter ? (groups.find((id) => id !== 'merchant') ?? 'time') : 'model';
-  const wanted = search.by ?? first;
-  const by = wanted === 'time' || groups.includes(wanted) ? wanted : first;
-  const and = groups.find((id) => by !== 'time' && id === search.and && id !== by);
-  // Only meters have other ones.
-  const dimensions = { by: isDimension(by) ? by : ('model' as const), and: isDimension(and) ? and : undefined };
-  const intervals: readonly Interval[] = meter ? WINDOWS : INTERVALS;
-  const interval = intervals.find((each) => each === search.interval) ?? usualInterval(asked);
-  const window = interval === '15m' ? 'hour' : interval;
-  const range = meter ? wholeWindows(asked, window) : asked;
-  const timeZone = search.tz ?? 'UTC';
-  const filters = readFilters(search);
-  const crosses = and !== undefined && (!meter || isAdditive(meter));
-  const pivot = crosses && search.view === 'pivot';
-  const canTellSince = !meter && by !== 'time' && !pivot;
-  const change = (next: { [K in keyof ExplorerSearch]?: ExplorerSearch[K] | undefined }) =>
+  const shown = shownBy(search, meter, useWho().merchantId !== null);
+  const { asked, range, filters, where = {}, groups, by, and, measure, interval, timeZone } = shown;
+  const change: ChangeSearch = (next) =>
     void navigate({
-      search: (known) => clean({ ...known, cursor: undefined, ...next }) as ExplorerSearch,
+      search: (known) => compact({ ...known, cursor: undefined, ...next }) as ExplorerSearch,
       replace: next.cursor === undefined,
     });
   const changeFilters = (next: FilterSearch) =>
@@ -106,142 +62,19 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
         ...next,
       }),
     });
-  const choose = (value: string) => {
-    const next = meters.find((each) => choiceOf(each) === value);
-    change({
-      ...{ meter: next?.key, of: next?.merchantId ?? undefined, where: undefined, percentile: undefined, ...unsorted },
-      measure: MEASURES.find(({ id }) => id === value)?.id,
-    });
-  };
-
-  const sort = search.sort ?? measure;
-  const order = search.order ?? (sort === 'key' ? 'asc' : 'desc');
-  const question: Question = meter
-    ? {
-        ...{ meter: meter.key, ...range, ...meterFilters(meter, filters, search) },
-        ...{ window: by === 'time' ? window : 'total', timeZone },
-        ...(by !== 'time' && { groupBy: and ? [by, and] : [by] }),
-      }
-    : {
-        ...range,
-        ...apiFilters(filters),
-        ...(by === 'time'
-          ? { interval, timeZone }
-          : { by: dimensions.and ? [dimensions.by, dimensions.and] : dimensions.by, sortBy: sort, order }),
-      };
-  const zones = [...new Set(['UTC', viewerZone(), timeZone])].map((zone) => ({ value: zone, label: zone }));
-  const unsorted = { sort: undefined, order: undefined };
-  const shown = { range, timeZone, filters, chart: search.chart ?? 'bars', compare: search.compare === 'previous' };
 
   return (
     <div className="stack">
       <PageHead title="Explorer" note={rangeText(range)}>
         <RangePicker range={asked} onChange={({ startDate, endDate }) => change({ from: startDate, to: endDate })} />
         <ExportMenu
-          question={question}
+          question={questionOf(shown, meter)}
           about={meter ? meter.name : `${measureOf(measure).label.toLowerCase()} and all other measures`}
           series={{ interval, timeZone }}
         />
       </PageHead>
 
-      <div className="tools">
-        <Select
-          label="Measure"
-          value={meter ? choiceOf(meter) : measure}
-          options={[
-            ...MEASURES.map(({ id, label }) => ({ value: id as string, label })),
-            ...meters.map((each) => ({ value: choiceOf(each), label: each.name, note: each.merchantId ?? 'meter' })),
-          ]}
-          onChange={choose}
-        />
-        {meter && hasPercentiles(meter) && (
-          <Select
-            label="Percentile"
-            value={String(search.percentile ?? 50)}
-            options={PERCENTILES.map((each) => ({ value: String(each), label: percentileName(each) }))}
-            onChange={(each) => change({ percentile: Number(each) })}
-          />
-        )}
-        <Select
-          label="Group by"
-          prefix="by"
-          value={by}
-          options={[
-            { value: 'time' as const, label: 'time only' },
-            ...groups.map((id) => ({ value: id, label: namesOf(id).name })),
-          ]}
-          onChange={(next) => change({ by: next, and: next === and ? undefined : and, ...unsorted })}
-        />
-        {by !== 'time' && groups.length > 1 && (
-          <Select
-            label="And by"
-            prefix="and"
-            value={and ?? 'nothing'}
-            options={[
-              { value: 'nothing' as const, label: 'nothing else' },
-              ...groups.filter((id) => id !== by).map((id) => ({ value: id, label: namesOf(id).name })),
-            ]}
-            onChange={(next) =>
-              change({ and: next === 'nothing' ? undefined : next, ...(next === 'nothing' && { view: undefined }) })
-            }
-          />
-        )}
-        <Select
-          label="Interval"
-          prefix="every"
-          value={interval}
-          options={intervals.map((value) => ({ value, label: INTERVAL_NAMES[value].toLowerCase() }))}
-          onChange={(next) => change({ interval: next })}
-        />
-        <Select label="Time zone" value={timeZone} options={zones} onChange={(tz) => change({ tz })} />
-        <Segments
-          label="Chart"
-          value={shown.chart}
-          options={[
-            { value: 'bars', label: 'Bars' },
-            { value: 'lines', label: 'Lines' },
-          ]}
-          onChange={(chart) => change({ chart })}
-        />
-        {crosses && (
-          <Segments
-            label="View"
-            value={pivot ? 'pivot' : 'list'}
-            options={[
-              { value: 'list', label: 'List' },
-              { value: 'pivot', label: 'Pivot' },
-            ]}
-            onChange={(view) => change({ view: view === 'pivot' ? view : undefined })}
-          />
-        )}
-        <Switch
-          title="Compare with the same number of days just before"
-          on={search.compare === 'previous'}
-          onChange={(on) => change({ compare: on ? 'previous' : undefined })}
-        >
-          Compare
-        </Switch>
-        {canTellSince && (
-          <Switch
-            title="Show what late events, adjustments and voids changed after a day"
-            on={search.since !== undefined}
-            onChange={(on) => change({ since: on ? addDays(today(), -1) : undefined })}
-          >
-            Changed since
-          </Switch>
-        )}
-        {canTellSince && search.since !== undefined && (
-          <input
-            className="input"
-            type="date"
-            aria-label="Changed since the end of"
-            required
-            max={addDays(today(), -1)}
-            value={search.since}
-            onChange={({ target }) => target.value && change({ since: target.value })}
-          />
-        )}
-      </div>
+      <Tools {...{ shown, meter, meters, change }} />
       <div className="filters">
         <Filters range={range} filters={filters} only={meter && groups.filter(isDimension)} onChange={changeFilters} />
         {meter &&
@@ -250,9 +83,9 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
               key={property}
               property={property}
               ask={{ meter: meter.key, ...range, ...meterFilters(meter, filters), timeZone }}
-              values={search.where?.[property] ?? []}
+              values={where[property] ?? []}
               onChange={(values) => {
-                const { [property]: _changed, ...others }: PropertyFilters = search.where ?? {};
+                const { [property]: _changed, ...others }: PropertyFilters = where;
                 const next = values.length > 0 ? { ...others, [property]: values } : others;
                 change({ where: Object.keys(next).length > 0 ? next : undefined });
               }}
@@ -262,28 +95,17 @@ function View({ meter, meters }: { meter: Meter | undefined; meters: readonly Me
 
       {meter ? (
         <ByMeter
-          key={`${choiceOf(meter)} ${by} ${and}`}
+          key={`${meter.key} ${meter.merchantId} ${by} ${and}`}
           {...shown}
-          {...{ meter, window, by, and, pivot, order, change, where: search.where, percentile: search.percentile }}
-          byKey={sort === 'key'}
-          cursor={search.cursor}
+          {...{ meter, change }}
+          byKey={shown.sort === 'key'}
         />
       ) : by === 'time' ? (
-        <ByTime {...shown} {...{ measure, interval }} />
+        <ByTime {...shown} />
       ) : (
         // Rows of other dimensions must not stand in for the requested ones.
-        <ByDimension
-          key={`${by} ${and}`}
-          {...shown}
-          {...{ measure, interval, pivot, sort, order, change }}
-          {...dimensions}
-          cursor={search.cursor}
-          since={search.since}
-        />
+        <ByDimension key={`${by} ${and}`} {...shown} {...dimensionsOf(shown)} change={change} />
       )}
     </div>
   );
 }
-
-const clean = <T extends object>(search: T): T =>
-  Object.fromEntries(Object.entries(search).filter(([, value]) => value !== undefined)) as T;

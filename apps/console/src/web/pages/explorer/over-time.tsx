@@ -23,7 +23,7 @@ export function OverTime({
   by,
   top,
   tools,
-}: Omit<Shown, 'compare'> & {
+}: Omit<Shown, 'by'> & {
   by: DimensionId;
   top: readonly { key: string; label: string }[] | undefined;
   tools: React.ReactNode;
