@@ -17,3 +17,13 @@ export const Moment = z.date().transform((date) => date.toISOString());
 
 /** A day of a merchant: what counting marks, and reconciliation compares. */
 export type MerchantDay = { merchantId: string; date: Day };
+
+/** The sum of a metric type on a merchant's day. */
+export const MetricSum = z
+  .object({ merchant_id: z.string(), date: DateText, metric_type: z.string(), metric_value: Units })
+  .transform(({ merchant_id, date, metric_type, metric_value }) => ({
+    merchantId: merchant_id,
+    date,
+    metricType: metric_type,
+    units: metric_value,
+  }));

@@ -5,7 +5,7 @@ import { type FairQueue, type Log, RequestAborted } from '@tally/service';
 import type { Format } from './formats.ts';
 import { gzipped } from './gzip.ts';
 import { type Range, rangeOf } from './range.ts';
-import { openSpool, type Spool } from './spool.ts';
+import { noRoom, openSpool, RETRY_AFTER_SECONDS, type Spool } from './spool.ts';
 import type { Row, Table } from './table.ts';
 
 export type DownloadOptions = {
@@ -58,7 +58,6 @@ type File = Asked & {
   forgotten?: NodeJS.Timeout;
 };
 
-const RETRY_AFTER_SECONDS = 5;
 const SHARES = 4;
 
 /** Exports hold a connection and a snapshot while they are written to a file, whatever the pace of their readers. */
@@ -265,7 +264,4 @@ async function* resumed(first: IteratorResult<Row[]>, rows: AsyncIterator<Row[]>
   for (let next = first; !next.done; next = await rows.next()) yield next.value;
 }
 
-const tooMuch = (most: string) =>
-  new TallyError('UNAVAILABLE', `${most}, the most allowed. Try again later.`, {
-    details: { retryAfter: RETRY_AFTER_SECONDS },
-  });
+const tooMuch = (most: string) => noRoom(`${most}, the most allowed.`);

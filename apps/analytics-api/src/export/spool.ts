@@ -23,7 +23,7 @@ export type Spool = {
 };
 
 const READ_BYTES = 64 * 1024;
-const RETRY_AFTER_SECONDS = 5;
+export const RETRY_AFTER_SECONDS = 5;
 
 /** Opens a spool in the system's folder for temporary files. Throws UNAVAILABLE if it cannot be written. */
 export async function openSpool(): Promise<Spool> {
@@ -81,8 +81,8 @@ async function newFile(): Promise<FileHandle> {
   return file;
 }
 
-const unwritable = (cause: unknown) =>
-  new TallyError('UNAVAILABLE', 'The disk takes no more exports. Try again later.', {
-    details: { retryAfter: RETRY_AFTER_SECONDS },
-    cause,
-  });
+const unwritable = (cause: unknown) => noRoom('The disk takes no more exports.', cause);
+
+/** The error of an export for which there is no room now. */
+export const noRoom = (message: string, cause?: unknown) =>
+  new TallyError('UNAVAILABLE', `${message} Try again later.`, { details: { retryAfter: RETRY_AFTER_SECONDS }, cause });

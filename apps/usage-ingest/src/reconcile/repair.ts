@@ -3,7 +3,7 @@ import type { Db, MerchantDay } from '@tally/db';
 import type { Counters, LiveTotal } from '../counters/counters.ts';
 import { LIVE_DAYS } from '../counters/keys.ts';
 import type { FaultPoint } from '../faults.ts';
-import type { Pending } from '../pending.ts';
+import type { DayCompared, Pending } from '../pending.ts';
 
 export type Repair = {
   /**
@@ -63,15 +63,7 @@ export function createRepair(options: {
         const repairs = await counters.repairs(shard);
         const compared = await pending.compare(shard, wanted, transaction);
         await fault('reconcile.before-set');
-        const differences: LiveTotal[] = compared.flatMap((day) => {
-          const [stored, { totals, outstanding, merchantId, date }] = [sumsOf(day), day];
-          const types = new Set([...stored.keys(), ...totals.keys(), ...outstanding.keys()]);
-          return [...types].flatMap((metricType) => {
-            const right = (stored.get(metricType) ?? 0n) + (outstanding.get(metricType) ?? 0n);
-            const units = right - (totals.get(metricType) ?? 0n);
-            return units === 0n ? [] : [{ merchantId, date, metricType, units }];
-          });
-        });
+        const differences = compared.flatMap((day) => differencesOf(day, sumsOf(day)));
         if (await counters.addDifferences(shard, repairs, differences)) return;
       }
       throw new Error(`other repairs of shard ${shard} kept this one from ending`);
@@ -173,4 +165,15 @@ export function createRepair(options: {
       return repaired;
     },
   };
+}
+
+/** Returns what the totals of a day lack, or have too much, beside what Postgres has and what is pending. */
+function differencesOf(day: DayCompared, stored: ReadonlyMap<string, Units>): LiveTotal[] {
+  const { merchantId, date, totals, outstanding } = day;
+  const types = new Set([...stored.keys(), ...totals.keys(), ...outstanding.keys()]);
+  return [...types].flatMap((metricType) => {
+    const right = (stored.get(metricType) ?? 0n) + (outstanding.get(metricType) ?? 0n);
+    const units = right - (totals.get(metricType) ?? 0n);
+    return units === 0n ? [] : [{ merchantId, date, metricType, units }];
+  });
 }

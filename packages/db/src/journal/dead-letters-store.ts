@@ -2,7 +2,7 @@ import type { Day, Units as UnitsType } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { DeadLetterEntity, type DeadLetterRow } from '../entities/dead-letter.ts';
-import { DateText, type MerchantDay, Units } from '../rows.ts';
+import { type MerchantDay, MetricSum } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { And, In, IsNull, MoreThan } from '../typeorm.ts';
 import type { JournalLine } from './journal-line.ts';
@@ -36,15 +36,6 @@ export type DeadLettersStore = {
 };
 
 const EntryRow = z.object({ entry_id: z.string() });
-const WaitingRow = z
-  .object({ merchant_id: z.string(), date: DateText, metric_type: z.string(), metric_value: Units })
-  .transform(({ merchant_id, date, metric_type, metric_value }) => ({
-    merchantId: merchant_id,
-    date,
-    metricType: metric_type,
-    units: metric_value,
-  }));
-
 /** Dead letters: acknowledged events that Postgres rejected for their content. */
 export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore {
   const letters = dataSource.getRepository(DeadLetterEntity);
@@ -75,7 +66,7 @@ export function createDeadLettersStore(dataSource: DataSource): DeadLettersStore
         ...(ids !== undefined && { id: In([...ids]) }),
       }),
     waiting: ({ merchantIds, startDate, endDate }, transaction) =>
-      runSql(transaction, 'waiting-dead-letters', [merchantIds, startDate, endDate], WaitingRow),
+      runSql(transaction, 'waiting-dead-letters', [merchantIds, startDate, endDate], MetricSum),
     async among({ merchantId, date }, entryIds, transaction) {
       const rows = await runSql(transaction, 'dead-letters-among', [merchantId, date, entryIds], EntryRow);
       return new Set(rows.map((row) => row.entry_id));

@@ -4,7 +4,7 @@ import { z } from 'zod';
 import { isDistributed } from '../distribution.ts';
 import { type LineToAppend, OLD_ORIGIN } from '../journal/journal-line.ts';
 import { atOneMoment, shareMoment } from '../one-moment.ts';
-import { DateText, type MerchantDay, Units } from '../rows.ts';
+import { DateText, type MerchantDay, MetricSum, Units } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 
 /** One merchant, day and metric type in every stored form of Postgres; null in a form that does not keep the type. */
@@ -105,15 +105,6 @@ const Period = z
   })
   .transform(({ merchant_id, metric_type, ...row }) => ({ ...row, merchantId: merchant_id, metricType: metric_type }));
 
-const SumRow = z
-  .object({ merchant_id: z.string(), date: DateText, metric_type: z.string(), metric_value: Units })
-  .transform(({ merchant_id, date, metric_type, metric_value }) => ({
-    merchantId: merchant_id,
-    date,
-    metricType: metric_type,
-    units: metric_value,
-  }));
-
 const DayRow = z.object({
   metric_type: z.string().nullable(),
   metric_value: Units.nullable(),
@@ -145,7 +136,7 @@ export function createStoredFormsStore(dataSource: DataSource): StoredFormsStore
       return new Set(rows.map((row) => `${row.date} ${row.id}`));
     },
     sums: ({ merchantIds, startDate, endDate }, transaction) =>
-      runSql(transaction, 'merchant-sums', [merchantIds, startDate, endDate], SumRow),
+      runSql(transaction, 'merchant-sums', [merchantIds, startDate, endDate], MetricSum),
     async counted(lines, transaction = dataSource) {
       if (lines.length === 0) return new Set();
       const column = (pick: (line: LineToAppend) => string) => lines.map(pick);
