@@ -119,7 +119,7 @@ export function createReadMeter({
     { keepZeros }: { keepZeros: boolean },
   ): Promise<MeterAnswer> {
     const { range, merchantIds, windows, groupBy, filters, percentile, asKnownOn } = asked;
-    const coverage = knownOn(await freshness.cover({ ...range, merchantIds }), asked);
+    const coverage = knownOn(await freshness.cover(measureFilters(asked)), asked);
     // Checked before the sums are read: history computed until then is in them.
     const limits = await limitsOf(meter, range, Object.keys(filters), merchantIds, coverage);
     const byElement = meter.aggregation === 'PERCENTILE';

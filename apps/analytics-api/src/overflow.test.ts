@@ -34,6 +34,17 @@ test('says where values that a filter names may be counted under (other)', async
   expect((await breakdown(later)).coverage.overflow).toBeUndefined();
 });
 
+test('says the same of a meter, whether declared or built in', async () => {
+  await running.ingest.meters.create.mutate({ key: 'calls', aggregation: 'COUNT', dimensions: ['user', 'model'] });
+  const overflowOf = async (meter: string, filters: Record<string, string[]>) =>
+    (await running.client.analytics.meter.query({ meter, startDate: date, endDate: date, filters })).coverage.overflow;
+  for (const meter of ['calls', 'requests']) {
+    expect(await overflowOf(meter, { user: ['bob'] })).toBe(true);
+    expect(await overflowOf(meter, { model: ['m'] })).toBeUndefined();
+    expect(await overflowOf(meter, {})).toBeUndefined();
+  }
+});
+
 test('counts the same values under (other) in series that are read from the journal', async () => {
   const range = { startDate: date, endDate: date, interval: 'hour', groupBy: 'user' } as const;
   const hours = await running.client.analytics.timeseries.query(range);

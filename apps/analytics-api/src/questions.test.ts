@@ -116,6 +116,19 @@ describe('a day of four keys', () => {
 });
 
 describe('what went wrong elsewhere', () => {
+  test('a merchant with the name unknown can be asked for', async () => {
+    await record(calls('unknown', {}, [7, 0, '70', '0', '0.7'], 'unknown', '2025-02-02T12:00:00Z'));
+    const asked = { ...day('2025-02-02'), merchantIds: ['unknown'] };
+    expect((await running.client.analytics.summary.query(asked)).totals.requests).toBe('7');
+    expect((await breakdown({ ...asked, by: 'merchant' })).rows).toMatchObject([{ key: 'unknown', requests: '7' }]);
+    const series = await running.client.analytics.timeseries.query({ ...asked, interval: 'hour' });
+    expect(series.points[12]).toMatchObject({ requests: '7' });
+    const meter = { ...asked, meter: 'requests', groupBy: ['merchant'] };
+    expect((await running.client.analytics.meter.query(meter)).rows).toMatchObject([
+      { group: { merchant: 'unknown' }, value: '7' },
+    ]);
+  });
+
   test('entries without user, key or model are counted as unknown, and can be asked for', async () => {
     await record(calls('blank', {}, [18, 4, '10', '5', '0.01'], 'blank', '2025-02-01T00:00:00Z'));
     for (const by of ['user', 'model', 'provider', 'apiKey'] as const) {

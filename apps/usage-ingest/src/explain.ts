@@ -37,7 +37,7 @@ type Sources = {
 /** The number of flushes and adjustments listed; all of them are counted. */
 const NAMED = 100;
 /** Events that the explanation of a range may read. */
-const MAX_ENTRIES = 5_000_000n;
+const MAX_ENTRIES = 5_000_000;
 /** Metric types that an error names. */
 const LISTED_TYPES = 20;
 
@@ -134,15 +134,16 @@ export function createExplain({ db, scales, flushSoon }: Sources): Explain {
     );
   }
 
-  /** Throws TOO_MANY_ROWS before anything is read: a day has at most as many events as requests. */
+  /** Throws TOO_MANY_ROWS before the parts are read. Days with few requests have few events: most need no count. */
   async function assertReadable(merchantId: string, startDate: Day, endDate: Day): Promise<void> {
     const scope = { merchantIds: [merchantId], startDate, endDate, metricTypes: ['requests'] };
     const requests = (await db.usage.merchantUsage(scope)).reduce((sum, row) => sum + row.metric_value, 0n);
     if (requests <= MAX_ENTRIES) return;
+    if ((await db.events.countUpTo(MAX_ENTRIES + 1, { merchantId, startDate, endDate })) <= MAX_ENTRIES) return;
     throw new TallyError(
       'TOO_MANY_ROWS',
-      `These days have ${requests} requests; at most ${MAX_ENTRIES} are explained at once. Ask for fewer days.`,
-      { details: { requests: requests.toString(), maxRequests: MAX_ENTRIES.toString() } },
+      `These days have over ${MAX_ENTRIES} events, the most that are explained at once. Ask for fewer days.`,
+      { details: { maxEvents: MAX_ENTRIES.toString() } },
     );
   }
 

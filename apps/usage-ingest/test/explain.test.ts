@@ -128,6 +128,19 @@ describe('an explanation of a range', () => {
     expect(await explain({ ...question, userIds: ['ada'] })).toMatchObject({ value: '2', agrees: false });
   });
 
+  test('is limited by events, not by the calls that they stand for', async () => {
+    const merchantId = newMerchant();
+    const event = { merchantId, time: `${DAYS[0]}T10:00:00Z`, metrics: {} };
+    await ingest.admin.usage.record.mutate({
+      entries: [
+        { ...event, id: 'year', count: 1_000_000_000 },
+        { ...event, id: 'day', count: 6_000_000 },
+      ],
+    });
+    const found = await explain({ merchantId, ...RANGE, metricType: 'requests' });
+    expect(found).toMatchObject({ value: '1006000000', entryCount: '2', callCount: '1006000000', agrees: true });
+  });
+
   test('refuses what was never recorded, naming what was', async () => {
     const merchantId = newMerchant();
     const question = { merchantId, ...RANGE, metricType: 'seets' };

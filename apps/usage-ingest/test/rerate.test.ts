@@ -98,6 +98,21 @@ test('prices what had no price, and leaves what has none now and what was voided
   expect(await balanced()).toBe(true);
 });
 
+test('takes back what it added for events that are all voided', async () => {
+  await setInput('2');
+  await record(entry('a'), entry('b', { model: 'other', provider: 'openai' }));
+  await setInput('3');
+  expect(await rerate(false)).toMatchObject({ old: '4', new: '6' });
+  await ingest.admin.usage.void.mutate({ merchantId, id: 'a', reason: 'never happened' });
+  expect(await costOf()).toBe('4');
+  const left = { provider: null, model: 'gpt-4o', events: 0, unpriced: 0, old: '1', new: '0', difference: '-1' };
+  expect(await rerate(true)).toMatchObject({ difference: '-1', rows: [left, { model: 'other', difference: '0' }] });
+  expect(await rerate(false)).toMatchObject({ adjustments: 1, difference: '-1' });
+  expect(await rerate(false)).toMatchObject({ adjustments: 0, difference: '0' });
+  expect(await costOf()).toBe('3');
+  expect(await balanced()).toBe(true);
+});
+
 test('prices sums beyond 64 bits, beside small ones', async () => {
   await setInput('0.0001');
   const tokens = (prompt_tokens: string, model: string) => ({ metrics: { prompt_tokens }, model });

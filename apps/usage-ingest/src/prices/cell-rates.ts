@@ -1,4 +1,5 @@
-import type { Db, PricedCell } from '@tally/db';
+import { PRICED_PARTS } from '@tally/contracts';
+import type { Db, PricedCell, PricedUnits, UnitRates } from '@tally/db';
 import type { PriceList } from './price-list.ts';
 
 type Prices = Db['prices'];
@@ -6,6 +7,12 @@ type Prices = Db['prices'];
 /** Identifies a merchant's day. */
 export const dayKey = ({ merchant_id, date }: Pick<PricedCell, 'merchant_id' | 'date'>): string =>
   JSON.stringify([merchant_id, date]);
+
+/** Rates of a cell whose events are all voided: what re-ratings added to it is due back. */
+const NOTHING_DUE: UnitRates = {
+  amounts: Object.fromEntries(PRICED_PARTS.map((part) => [part, 0n])) as PricedUnits,
+  per: 1n,
+};
 
 const NO_TYPES: ReadonlySet<string> = new Set();
 
@@ -23,5 +30,6 @@ export async function readCellRates(
       types.set(day, (types.get(day) ?? new Set()).add(row.metric_type));
     }
   }
-  return (cell) => list.ratesOf(cell, cell, types.get(dayKey(cell)) ?? NO_TYPES);
+  return (cell) =>
+    cell.priced_events === 0n ? NOTHING_DUE : list.ratesOf(cell, cell, types.get(dayKey(cell)) ?? NO_TYPES);
 }

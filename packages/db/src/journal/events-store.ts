@@ -52,6 +52,8 @@ export type EventsStore = {
   ): Promise<{ hasMetric: boolean; hasAny: boolean; keptFrom: Day | null }>;
   /** Returns the metric types of a merchant, at most `limit`, in order. */
   metricTypesOf(merchantId: string, limit: number): Promise<string[]>;
+  /** Returns how many events of a merchant the journal has on some days, at most `limit`. */
+  countUpTo(limit: number, of: { merchantId: string; startDate: Day; endDate: Day }): Promise<number>;
   /** Returns the days before `day` on which a merchant has usage, in order. */
   daysBefore(merchantId: string, day: Day): Promise<Day[]>;
   /** Returns the events of a merchant with an id on some days, at most one per day, in order of the days. */
@@ -159,6 +161,11 @@ export function createEventsStore(dataSource: DataSource): EventsStore {
       const Row = z.object({ metric_type: z.string() });
       const rows = await runSql(dataSource, 'metric-types-of', [merchantId, limit], Row);
       return rows.map((row) => row.metric_type);
+    },
+    async countUpTo(limit, { merchantId, startDate, endDate }) {
+      const Row = z.object({ events: z.string().transform(Number) });
+      const [row] = await runSql(dataSource, 'count-events', [merchantId, startDate, endDate, limit], Row);
+      return row!.events;
     },
     async daysBefore(merchantId, day) {
       const rows = await runSql(dataSource, 'days-before', [merchantId, day], z.object({ date: DateText }));

@@ -321,7 +321,8 @@ export function filtered(filters: Omit<Scope, 'parts'>, bind: Bind): (table: str
     [TEAM]: filters.teams,
   };
   const conditions = Object.entries(lists).flatMap(([column, list]) => {
-    const values = list?.map((value) => (value === 'unknown' ? '' : value));
+    // A merchant may have the name `unknown`; elsewhere it stands for no value.
+    const values = list?.map((value) => (value === 'unknown' && column !== 'merchant_id' ? '' : value));
     return values?.length ? [`and ${column} = any(${bind(values)}::text[])`] : [];
   });
   const join = filters.teams?.length ? withTeams : (table: string) => table;
