@@ -124,3 +124,22 @@ test('two groupings have a row for each pair, and must differ', async () => {
     data: { code: 'INVALID_INPUT' },
   });
 });
+
+test('named ids are found with their own and general entries, in both forms of Unicode', async () => {
+  await running.client.directory.upsert.mutate({
+    entries: [
+      { kind: 'user', id: 'ann', name: 'Ann of acme', merchantId: 'acme' },
+      { kind: 'user', id: 'zo\u00eb', name: 'Zoë' },
+    ],
+  });
+  const find = async (ids: string[], client = running.client, more = {}) => {
+    const { rows, nextCursor } = await client.directory.list.query({ kind: 'user', ids, ...more });
+    expect(nextCursor).toBe(null);
+    return rows.map(({ id, merchantId }) => `${id} ${merchantId}`);
+  };
+  expect(await find(['dora', 'ann', 'nobody'])).toEqual(['ann null', 'ann acme', 'dora other']);
+  expect(await find(['dora', 'ann'], running.client, { merchantId: 'acme' })).toEqual(['ann null', 'ann acme']);
+  expect(await find(['dora', 'ann', 'bob'], viewer)).toEqual(['ann null', 'ann acme']);
+  expect(await find(['zoe\u0308'])).toEqual(['zo\u00eb null']);
+  expect(await find(['ann', 'bob'], running.client, { search: 'BOB' })).toEqual(['bob null']);
+});

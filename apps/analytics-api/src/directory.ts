@@ -25,6 +25,7 @@ export function createDirectory(directory: Db['directory']) {
       kind: DirectoryKind;
       merchantIds?: readonly string[] | undefined;
       boundTo: string | null;
+      ids?: readonly string[] | undefined;
       search?: string | undefined;
       limit: number;
       cursor?: string | undefined;

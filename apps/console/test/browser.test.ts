@@ -169,6 +169,25 @@ describe('numbers on screen', () => {
     });
   });
 
+  test('name the users of events as the directory does, with their ids at hand', async () => {
+    const ids = ['visitor-1', 'visitor-59'];
+    const entries = ids.flatMap((id) => [
+      { kind: 'user', id, name: 'Vera of acme', merchantId: 'acme' } as const,
+      { kind: 'user', id, name: 'Vera of all' } as const,
+    ]);
+    await analytics.directory.upsert.mutate({ entries });
+    await as(keys.viewer, async (page) => {
+      await open(page, '/app/live?merchant=acme');
+      await page.getByTitle('visitor-59').getByText('Vera of acme').first().waitFor();
+      await page.getByText('visitor-58', { exact: true }).first().waitFor();
+      await open(page, explainLink({ metric: 'cost', from: today, to: today, merchants: ['acme'] }));
+      const event = page.getByRole('row', { name: 'Vera of acme' });
+      await event.getByRole('button').first().click();
+      await page.getByRole('dialog').getByText('Vera of acme (visitor-1)').waitFor();
+    });
+    for (const merchantId of ['acme', null]) await analytics.directory.remove.mutate({ kind: 'user', ids, merchantId });
+  });
+
   test('are corrected beside their events, with a reason', async () => {
     await as(keys.admin, async (page) => {
       await open(page, explainLink({ metric: 'cost', from: yesterday, to: yesterday, merchants: ['initech'] }));

@@ -413,6 +413,8 @@ export const analytics = {
       input: z.strictObject({
         kind: DirectoryKind,
         merchantId: MerchantId.optional(),
+        /** Only entries of these ids. */
+        ids: z.array(Dimension.min(1)).min(1).max(1000).overwrite(inBothForms).optional(),
         /** A part of the id, the name or the e-mail address, in any case. */
         search: SearchText.optional(),
         limit: z.number().int().min(1).max(1000).default(100),

@@ -35,6 +35,7 @@ export type DirectoryStore = {
     kind: DirectoryKind;
     merchantIds?: readonly string[] | undefined;
     boundTo: string | null;
+    ids?: readonly string[] | undefined;
     /** A part of the id, the name or the e-mail address, in any case. */
     search?: string | undefined;
     limit: number;
@@ -95,9 +96,9 @@ export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
       ];
       await runSql(dataSource, 'learn-directory', values, z.unknown());
     },
-    async list({ kind, merchantIds, boundTo, search, limit, after }) {
+    async list({ kind, merchantIds, boundTo, ids, search, limit, after }) {
       const place = [after?.id ?? null, after?.merchantId ?? null];
-      const values = [kind, merchantIds ?? null, ...place, limit, boundTo, search ?? null];
+      const values = [kind, merchantIds ?? null, ...place, limit, boundTo, search ?? null, ids ?? null];
       const rows = await runSql(dataSource, 'list-directory', values, EntryRow);
       return rows.map(({ merchant_id, ...row }) => ({ kind, ...row, merchantId: merchant_id || null }));
     },

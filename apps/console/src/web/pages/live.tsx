@@ -4,6 +4,7 @@ import { useSubscription } from '@trpc/tanstack-react-query';
 import { Activity, Pause, Play, Radio } from 'lucide-react';
 import { useEffect, useState } from 'react';
 import { api } from '../api.ts';
+import { useNames } from '../names.ts';
 import { add, format, isNegative, scale, subtract } from '../quantity.ts';
 import { useWho } from '../session.tsx';
 import { today } from '../time.ts';
@@ -44,6 +45,8 @@ export function Live() {
       { enabled, refetchInterval, placeholderData: keepPreviousData },
     ),
   );
+  const users = recent.data?.rows.map(({ userId }) => userId) ?? [];
+  const nameOf = useNames('user', users, merchantId);
   const current = useQuery(
     api.usage.current.queryOptions(
       { merchantId: merchantId ?? '' },
@@ -126,7 +129,10 @@ export function Live() {
                       titleOf={({ id }) => id}
                       columns={[
                         { title: 'Time', cell: ({ time }) => <Moment time={time} clock /> },
-                        { title: 'User', cell: ({ userId }) => (userId ? <Clip>{userId}</Clip> : '–') },
+                        {
+                          title: 'User',
+                          cell: ({ userId }) => (userId ? <Clip title={userId}>{nameOf(userId)}</Clip> : '–'),
+                        },
                         { title: 'Model', cell: ({ model }) => (model ? <Clip>{model}</Clip> : '–') },
                         {
                           title: 'Status',

@@ -135,8 +135,8 @@ export const CellName = ({ name, id, children }: { name: string; id: string; chi
 );
 
 /** An id or a name that may be long: what does not fit is in the tooltip. */
-export const Clip = ({ children }: { children: string }) => (
-  <span className="clip" title={children}>
+export const Clip = ({ children, title = children }: { children: string; title?: string }) => (
+  <span className="clip" title={title}>
     {children}
   </span>
 );

@@ -1,9 +1,10 @@
 import { Search, Undo2 } from 'lucide-react';
 import { useState } from 'react';
 import { kindOfMetric, labelOfMetric } from '../../measures.ts';
+import { useNames } from '../../names.ts';
 import { format, type Kind } from '../../quantity.ts';
 import { useWho } from '../../session.tsx';
-import { Answer, Button, Card, Chip, Empty, Moment } from '../../ui/parts.tsx';
+import { Answer, Button, Card, Chip, Clip, Empty, Moment } from '../../ui/parts.tsx';
 import { Dialog } from '../../ui/popups.tsx';
 import { LoadMore, numbers, Table } from '../../ui/table.tsx';
 import { amountOf, voidedId } from './amounts.ts';
@@ -52,6 +53,8 @@ export function Events({
   const [search, setSearch] = useState('');
   const [open, setOpen] = useState<Event | null>(null);
   const all = query.data?.pages.flatMap(({ entries }) => entries);
+  const userName = useNames('user', all?.map(({ userId }) => userId) ?? [], merchantId);
+  const keyName = useNames('apiKey', all?.map(({ apiKey }) => apiKey) ?? [], merchantId);
   const wanted = search.trim();
   const shown = all?.filter((event) => event.id.includes(wanted));
   return (
@@ -91,9 +94,15 @@ export function Events({
                       </button>
                     ),
                   },
-                  { title: 'User', cell: ({ userId }) => userId ?? '–' },
+                  {
+                    title: 'User',
+                    cell: ({ userId }) => (userId ? <Clip title={userId}>{userName(userId)}</Clip> : '–'),
+                  },
                   { title: 'Model', cell: ({ model }) => model ?? '–' },
-                  { title: 'API key', cell: ({ apiKey }) => apiKey ?? '–' },
+                  {
+                    title: 'API key',
+                    cell: ({ apiKey }) => (apiKey ? <Clip title={apiKey}>{keyName(apiKey)}</Clip> : '–'),
+                  },
                   {
                     title: 'Status',
                     cell: (event) => (
@@ -128,8 +137,8 @@ export function Events({
               </dd>
               {(
                 [
-                  ['User', open.userId],
-                  ['API key', open.apiKey],
+                  ['User', withName(open.userId, userName)],
+                  ['API key', withName(open.apiKey, keyName)],
                   ['Model', open.model],
                   ['Provider', open.provider],
                   ['Status', open.status],
@@ -178,3 +187,9 @@ const Fact = ({ name, value }: { name: string; value: string }) => (
     <dd className="num">{value}</dd>
   </>
 );
+
+/** An id, and its name where it has one. */
+function withName(id: string | null, nameOf: (id: string) => string): string | null {
+  const name = id === null ? null : nameOf(id);
+  return name === id ? id : `${name} (${id})`;
+}
