@@ -18,6 +18,8 @@ const DRAIN_MS = 10_000;
 /** Longer than callers keep idle connections, as for any balancer: whoever closes first must not be it. */
 const KEEP_ALIVE_MS = 600_000;
 const CALLERS = 6;
+/** Between two calls of a caller: requests are always under way, and restarts take most of the CPU. */
+const PAUSE_MS = 25;
 
 type Balancer = {
   url: string;
@@ -140,7 +142,7 @@ test('two of each service restart in turn under load, and no request fails', { t
       await calls[turn % calls.length]!().catch((error: Error) =>
         failures.push(`${turn % calls.length}: ${error.message}`),
       );
-      await wait(5);
+      await wait(PAUSE_MS);
     }
   };
   const callers = Array.from({ length: CALLERS }, (_, index) => caller(index));

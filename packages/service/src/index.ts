@@ -39,6 +39,7 @@ export { groupBy } from './group-by.ts';
 export { type EdgeEnv, edgeEnv, flag, httpAddress, parseEnv, SettingsError, serviceEnv, whole } from './process/env.ts';
 export { createLog, failureLog, type Log } from './process/log.ts';
 export { type Loop, startLoop } from './process/loop.ts';
+export { collectProcess } from './process/metrics.ts';
 export { runProcess, settingsOrExit } from './process/process.ts';
 export { createReleasers, type Releasers } from './process/releasers.ts';
 export { startTelemetry } from './process/telemetry.ts';

@@ -3,6 +3,7 @@ import { createServer, type IncomingMessage, type Server, type ServerResponse } 
 import { setTimeout as wait } from 'node:timers/promises';
 import { openApi } from '@tally/contracts/openapi';
 import {
+  collectProcess,
   createBodies,
   createCallerLimits,
   dropBody,
@@ -12,7 +13,7 @@ import {
   type Releasers,
   serviceKeyOf,
 } from '@tally/service';
-import { Counter, collectDefaultMetrics, Registry } from 'prom-client';
+import { Counter, Registry } from 'prom-client';
 import type { Env } from './env.ts';
 import { answerProblem, createForward, type Exchange } from './forward.ts';
 import { readHealth } from './health.ts';
@@ -74,7 +75,7 @@ export async function createConsole(
   });
   const sessions = createSessions({ upstream });
   const registry = new Registry();
-  collectDefaultMetrics({ register: registry, prefix: 'tally_' });
+  collectProcess(registry);
   const total = new Counter({
     name: 'tally_console_requests_total',
     help: 'HTTP requests by what answered them and status.',

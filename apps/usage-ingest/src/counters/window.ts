@@ -13,6 +13,8 @@ export const CUT_AGE_MS = (2 * MAX_AGE_MS) / MAX_GENERATIONS;
 /** Measured memory of one id: a UUID with a merchant id of ten characters. */
 const BYTES_PER_ID = 128;
 const CUT_SIZE = { first: 5_000, min: 1 };
+/** A call for all shards would block other calls of Redis for some milliseconds. */
+const SHARDS_AT_ONCE = 8;
 
 export type WindowReport = {
   /** Memory of all event ids, and its limit. */
@@ -35,10 +37,7 @@ export type DeduplicationWindow = {
 
 declare module 'ioredis' {
   interface RedisCommander<Context> {
-    usageWindow(
-      numberOfKeys: number,
-      ...keysAndArgs: string[]
-    ): Result<[string, string, ...(string | number)[]], Context>;
+    usageWindow(numberOfKeys: number, ...keysAndArgs: string[]): Result<[string, ...(string | number)[][]], Context>;
   }
 }
 
@@ -56,16 +55,29 @@ export function createDeduplicationWindow(
   redis.defineCommand('usageWindow', { lua: lua('window') });
   let cutSize = CUT_SIZE.first;
 
-  async function generationsOf(shard: number, drop = '') {
-    const { prefix, suffix } = keys.ids(shard);
-    const own = [keys.journal(shard), keys.window(shard), keys.windowEnds(shard)];
-    const [now, since, ...fields] = await redis.usageWindow(own.length, ...own, prefix, suffix, drop);
-    const generations: Generation[] = [];
-    for (let at = 0; at < fields.length; at += 4) {
-      const [name, bytes, ids, mayGo] = fields.slice(at, at + 4);
-      generations.push({ shard, name: String(name), bytes: Number(bytes), ids: Number(ids), mayGo: mayGo === 1 });
-    }
-    return { now: Number(now), since: Number(since), generations };
+  async function windowsOf(shards: readonly number[], drop = '') {
+    const own = shards.flatMap((shard) => [keys.journal(shard), keys.window(shard), keys.windowEnds(shard)]);
+    const ids = shards.flatMap((shard) => [keys.ids(shard).prefix, keys.ids(shard).suffix]);
+    const [now, ...windows] = await redis.usageWindow(own.length, ...own, drop, ...ids);
+    return windows.map(([since, ...fields], place) => {
+      const generations: Generation[] = [];
+      for (let at = 0; at < fields.length; at += 4) {
+        const [name, bytes, ids, mayGo] = fields.slice(at, at + 4);
+        const shard = shards[place]!;
+        generations.push({ shard, name: String(name), bytes: Number(bytes), ids: Number(ids), mayGo: mayGo === 1 });
+      }
+      return { now: Number(now), since: Number(since), generations };
+    });
+  }
+  const windowOf = async (shard: number, drop: string) => (await windowsOf([shard], drop))[0]!;
+
+  async function allWindows() {
+    const atOnce = keys.clustered ? 1 : SHARDS_AT_ONCE;
+    const shards = Array.from({ length: keys.shards }, (_, shard) => shard);
+    const calls = Array.from({ length: Math.ceil(keys.shards / atOnce) }, (_, call) =>
+      windowsOf(shards.slice(call * atOnce, (call + 1) * atOnce)),
+    );
+    return (await Promise.all(calls)).flat();
   }
 
   async function budgetNow(): Promise<number> {
@@ -79,7 +91,7 @@ export function createDeduplicationWindow(
     async look() {
       const budget = await budgetNow();
       cutSize = Math.max(CUT_SIZE.min, Math.floor(budget / (keys.shards * MAX_GENERATIONS * BYTES_PER_ID)));
-      const shards = await Promise.all(Array.from({ length: keys.shards }, (_, shard) => generationsOf(shard)));
+      const shards = await allWindows();
       const all = shards.map(({ generations }) => generations);
       let bytes = all.flat().reduce((sum, each) => sum + each.bytes, 0);
       let dropped = 0;
@@ -89,7 +101,7 @@ export function createDeduplicationWindow(
           .flatMap(([first]) => (first?.mayGo ? [first] : []))
           .sort((a, b) => Number(a.name) - Number(b.name));
         if (!oldest) break;
-        const left = await generationsOf(oldest.shard, oldest.name);
+        const left = await windowOf(oldest.shard, oldest.name);
         if (left.generations.some(({ name }) => name === oldest.name)) break;
         all[oldest.shard] = left.generations;
         since = Math.max(since, left.since);
@@ -102,7 +114,7 @@ export function createDeduplicationWindow(
       return { bytes, budget, windowMs: Number.isFinite(from) ? now - from : 0, dropped };
     },
     async forget() {
-      for (let shard = 0; shard < keys.shards; shard++) await generationsOf(shard, 'all');
+      for (let shard = 0; shard < keys.shards; shard++) await windowOf(shard, 'all');
     },
   };
 }
