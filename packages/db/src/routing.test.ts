@@ -28,6 +28,7 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
     'close-day',
     'events-of-day',
     'forget-identities',
+    'meters/history-merchants',
     'next-to-roll-up',
     'next-quarter-month',
   ],
