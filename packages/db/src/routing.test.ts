@@ -39,7 +39,7 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
     'meter-merchants',
     'meter-merchants-nodes',
     'meters/journal-days',
-    'period-books',
+    'period-drift',
     'rebuild-days',
     'rebuild/platform-daily',
     'rebuild/platform-users',
