@@ -8,6 +8,9 @@ const STATEMENT =
   /[`'](?:\s*|\()(?:select (?!the\b)[\w(*$]|insert into \w|update \w+ (?:set|as)|delete from \w|with \w+ as)/;
 const COMPOSED = [
   // The text depends on the dimensions, measures and periods of a query.
+  'packages/db/src/rollups/breakdown-statement.ts',
+  'packages/db/src/rollups/grouping.ts',
+  'packages/db/src/rollups/overview-statement.ts',
   'packages/db/src/rollups/scope.ts',
   'packages/db/src/rollups/usage-reader.ts',
   // The table is that of a grain.
@@ -19,7 +22,6 @@ const COMPOSED = [
   'packages/db/src/meters/limited-values.ts',
   'packages/db/src/meters/meter-checks-store.ts',
   'packages/db/src/meters/meter-reader.ts',
-  'packages/db/src/meters/meter-rollups-store.ts',
   // The tables that Citus places.
   'packages/db/src/distribution.ts',
   // The text lists the columns of a view from the catalog.

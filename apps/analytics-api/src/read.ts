@@ -17,12 +17,12 @@ import {
   type SortBy,
   TallyError,
 } from '@tally/contracts';
-import type { Db, Sums } from '@tally/db';
+import type { Db, Position, Sums } from '@tally/db';
 import { decodeCursor, encodeCursor, type FairQueue, groupBy as grouped } from '@tally/service';
 import { z } from 'zod';
 import { type Cache, finished } from './cache.ts';
 import { assertRange, periodBefore } from './dates.ts';
-import { covering, type Documents, kindsOf } from './documents.ts';
+import { covering, type Documents, type Imported, kindsOf } from './documents.ts';
 import type { Fallback } from './fallback.ts';
 import type { Freshness } from './fresh.ts';
 import { assertKnown, type KnownOn, knownOn, laterThan } from './known-on.ts';
@@ -53,6 +53,9 @@ export type BreakdownQuestion = Filters &
     cursor?: string | undefined;
   };
 
+/** The groups to read: those of a question after a position. */
+type Page = Omit<BreakdownQuestion, 'cursor' | 'explain'> & { after: Position | undefined };
+
 export type SeriesQuestion = Filters &
   Explain & { interval: Interval; timeZone: string; groupBy?: Grouping | undefined };
 
@@ -78,279 +81,277 @@ const MAX_SERIES_ROWS = 100_000;
 const MAX_OPTIONS = 10_000;
 
 /** Answers queries over counted events. Each query names its caller, since callers take turns. */
-export function createRead({
-  db,
-  freshness,
-  cache,
-  documents,
-  labels,
-  fallback,
-  queue,
-  maxDays,
-  maxRows,
-  now,
-}: ReadOptions) {
+export function createRead(options: ReadOptions) {
+  const { db, freshness, cache, documents, labels, fallback, queue, maxDays, maxRows, now } = options;
+
+  return {
+    breakdown: fallback('breakdown', breakdown),
+    summary: fallback('summary', summary),
+    timeseries: fallback('timeseries', timeseries),
+    filterOptions: fallback('filterOptions', filterOptions),
+    merchantUsage: fallback('merchantUsage', merchantUsage),
+  };
+
+  async function breakdown({ cursor, explain, ...question }: BreakdownQuestion, callerId: string) {
+    assertRange(question, maxDays);
+    await assertKnown(question, question, { db, now });
+    const { by, sortBy, order, limit, ...filters } = question;
+    const paged = { by, sortBy, order, ...filters };
+    const groupings = [by].flat();
+    const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy, groupings.length));
+    const coverage = knownOn(await freshness.cover(filters, groupings), question);
+    const compute = async () => {
+      const { rows, totals, total, imported, parts } = await readGroups({ ...question, after }, filters);
+      const last = rows.length === limit ? rows.at(-1) : undefined;
+      const sent = BreakdownSent.parse({
+        rows: await labels.rows(by, rows, filters.merchantIds),
+        totals: measuresOf(totals),
+        total,
+        nextCursor: last ? encodeCursor([last.sort_value, ...last.keys], paged) : null,
+      });
+      return { sent, more: { imported, parts, unknown: unknownOf(totals) } };
+    };
+    const query = { kind: 'breakdown', question: [question, after], scope: filters, callerId };
+    const { text, more } = await cache.sent(query, compute);
+    const { imported, parts, unknown } = more;
+    return finished<BreakdownAnswer>(text, {
+      coverage: covering(coverage, imported, unknown),
+      ...planned(parts, explain),
+    });
+  }
+
+  /** Reads a page of groups, with the plan of the groups. */
+  async function readGroups(page: Page, filters: Filters & KnownOn) {
+    const { by } = page;
+    const groupings = [by].flat();
+    // The providers of a model are listed beside its sums, so nothing is subtracted there.
+    const needs: Needs = { ...needsOf(filters, ...groupings), days: false, sums: by !== 'model' };
+    const [plan, imported] = await Promise.all([
+      planner(filters, needs, filters).then((planOfRange) => planOfRange(filters)),
+      // An imported snapshot has sums by one grouping.
+      documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined),
+    ]);
+    const later = laterThan(page, filters);
+    const parts = [...plan, ...imported.parts, ...later];
+    // Where groups need finer rollups than their totals, they are many.
+    const whole = needsOf(filters);
+    const areMany = !whole.entities && (needs.entities || needs.platform !== whole.platform);
+    const totalsOf = () => planOf(filters, { ...whole, days: false, sums: true }, typicalRows(dayOf(now())));
+    const isRanked = areMany && !groupings.includes('team') && imported.parts.length === 0;
+    const totals = isRanked ? [...totalsOf(), ...later] : undefined;
+    return { ...(await db.usage.breakdown({ ...page, parts, totals })), imported, parts };
+  }
+
+  async function summary({ explain, ...filters }: Filters & Explain & KnownOn, callerId: string) {
+    assertRange(filters, maxDays);
+    const before = periodBefore(filters);
+    const scope = { ...filters, startDate: before.startDate };
+    await assertKnown(filters, scope, { db, now });
+    const coverage = knownOn(await freshness.cover(filters), filters);
+    const query = { kind: 'summary', question: filters, scope, callerId };
+    const { text, more } = await cache.sent(query, () => computeSummary(filters, before));
+    const { unknown, plan, importedNow, importedBefore } = more;
+    const covered = covering(covering(coverage, importedNow), importedBefore, unknown);
+    return finished<SummaryAnswer>(text, { coverage: covered, ...planned(plan, explain) });
+  }
+
+  async function computeSummary(filters: Filters & KnownOn, before: DayRange) {
+    const { plan, importedNow, importedBefore } = await planSummary(filters, before);
+    const limits = { users: TOP_USERS, models: TOP_MODELS };
+    const earlier = { ...filters, ...before };
+    const [{ activeUsers, users, models, byDay }, past] = await Promise.all([
+      db.usage.overview({ ...filters, parts: plan, limits }),
+      // Concurrently on another connection: each period is of one moment, the two may differ. Cached by itself, since
+      // the days before seldom change and those of this period do with every event.
+      cache.through({ kind: 'before', question: earlier, scope: earlier }, () =>
+        db.usage.snapshot(async (reader) => ({
+          sums: textsOf(await reader.totals({ ...filters, parts: plan.before })),
+          users: await reader.activeUsers({ ...filters, parts: plan.usersBefore }),
+        })),
+      ),
+    ]);
+    const then = { ...ofTexts(past.sums), users: past.users };
+    const sums = byDay.reduce((whole, day) => add(whole, day), NOTHING);
+    const [topUsers, topModels] = await Promise.all([
+      labels.rows('user', users, filters.merchantIds),
+      labels.rows('model', models, filters.merchantIds),
+    ]);
+    const { startDate, endDate } = filters;
+    const sent = SummarySent.parse({
+      period: { startDate, endDate, days: countDays(startDate, endDate) },
+      totals: measuresOf(sums),
+      activeUsers,
+      byDay: byDay.map(({ date, ...day }) => ({ date, ...measuresOf(day) })),
+      trends: trendsOf({ ...sums, users: activeUsers }, then),
+      topUsers,
+      topModels,
+      comparedWith: before,
+    });
+    const unknown = unknownOf(add(sums, then));
+    return { sent, more: { unknown, plan: Object.values(plan).flat(), importedNow, importedBefore } };
+  }
+
+  /** Plans the parts of a summary, of its period and of the one before. */
+  async function planSummary(filters: Filters & KnownOn, before: DayRange) {
+    const kinds = kindsOf(filters, 'user', 'model');
+    const [importedNow, importedBefore] = await Promise.all([
+      documents.within(filters, kinds),
+      documents.within(before, kinds),
+    ]);
+    const needs = needsOf(filters);
+    // A user of two merchants is two active users, so rollups of all merchants cannot count them.
+    const planUsers = await planner(filters, { entities: true, days: false, sums: true }, before, filters);
+    const planSums = await planner(filters, { ...needs, days: false, sums: true }, before, filters);
+    const planModels = await planner(filters, { ...needsOf(filters, 'model'), days: false }, filters);
+    const planDays = await planner(filters, { ...needs, days: true }, filters);
+    const ofNow = [...importedNow.parts, ...laterThan(filters, filters)];
+    const ofBefore = [...importedBefore.parts, ...laterThan(filters, before)];
+    const plan = {
+      users: [...planUsers(filters), ...ofNow],
+      usersBefore: [...planUsers(before), ...ofBefore],
+      before: [...planSums(before), ...ofBefore],
+      models: [...planModels(filters), ...ofNow],
+      days: [...planDays(filters), ...ofNow],
+    };
+    return { plan, importedNow, importedBefore };
+  }
+
+  async function timeseries(
+    { explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion,
+    callerId: string,
+  ): Promise<SeriesAnswer> {
+    assertRange(filters, maxDays);
+    const periods = periodsOf(filters, interval, timeZone);
+    // A day that a zone skipped has no moments, so nothing can have been used on it.
+    if (periods.length === 0) return { points: [], coverage: await freshness.cover(filters) };
+    const starts = periods.map((period) => period.from);
+    const end = periods.at(-1)!.to;
+    const needs: Needs = { ...needsOf(filters, ...(groupBy ? [groupBy] : [])), days: interval !== 'month' };
+    const plan = planSeries({ starts, end }, needs);
+    const utc = { ...filters, startDate: dayOf(starts[0]!), endDate: dayOf(end - 1) };
+    const coverage = await freshness.cover(utc, groupBy && [groupBy]);
+    const rollup = plan[0]!.cube;
+    if (rollup === 'usage_quarter_hours') assertQuarters([...starts, end], timeZone);
+    if (rollup === 'usage_events') await assertEntries(utc);
+    const withinDays = rollup === 'usage_quarter_hours' || rollup === 'usage_events';
+    const compute = async () => {
+      if (rollup === 'usage_daily') await planner(utc, { entities: true, days: true }, utc).then((each) => each(utc));
+      if (groupBy && groupBy !== 'team' && interval === 'day' && !withinDays) await assertGroups(utc, groupBy);
+      const imported = await documents.within(utc, withinDays ? undefined : kindsOf(filters, groupBy));
+      const parts = [...plan, ...imported.parts];
+      const slots = await readSlots({ ...filters, parts, by: groupBy }, periods);
+      const unknown = unknownOf(slots.reduce((whole, { sums }) => add(whole, sums), NOTHING));
+      return {
+        sent: SeriesSent.parse({ points: pointsOf(periods, slots, groupBy) }),
+        more: { imported, parts, unknown },
+      };
+    };
+    const question = [filters, interval, timeZone, groupBy];
+    const { text, more } = await cache.sent({ kind: 'timeseries', question, scope: utc, callerId }, compute);
+    const { imported, parts, unknown } = more;
+    return finished<SeriesAnswer>(text, {
+      coverage: covering(coverage, imported, unknown),
+      ...planned(parts, explain),
+    });
+  }
+
+  /** Reads the sums of periods. Throws TOO_MANY_POINTS if they have too many groups. */
+  async function readSlots(
+    scope: Filters & { parts: PlanPart[]; by: Grouping | undefined },
+    periods: readonly Period[],
+  ): Promise<Slot[]> {
+    const starts = periods.map((period) => period.from);
+    const limit = scope.by ? MAX_SERIES_ROWS + 1 : periods.length;
+    const rows = await db.usage.series({ ...scope, starts, end: periods.at(-1)!.to, limit });
+    if (rows.length > MAX_SERIES_ROWS) throw tooManyGroups();
+    return rows.map(({ slot, key, ...sums }) => ({ slot, key, sums }));
+  }
+
+  async function filterOptions(question: DayRange & { merchantIds?: string[] | undefined }, callerId: string) {
+    assertRange(question, maxDays);
+    const coverage = await freshness.cover(question);
+    const { imported, ...answer } = await cache.through(
+      { kind: 'filters', question, scope: question, callerId },
+      async () => {
+        const imported = await documents.within(question, kindsOf(question, 'user', 'model', 'provider'));
+        return { ...(await optionsOf(question, imported)), imported };
+      },
+    );
+    return {
+      ...answer,
+      coverage: imported.parts.length > 0 ? { ...coverage, complete: false } : covering(coverage, imported),
+    };
+  }
+
+  /** Reads the values of every dimension, with their labels. */
+  async function optionsOf(
+    question: DayRange & { merchantIds?: string[] | undefined },
+    { parts: importedParts }: Imported,
+  ) {
+    const { merchantIds } = question;
+    const found = await db.usage.snapshot(async (reader) => {
+      const values = (by: GroupBy) => {
+        // An imported snapshot names neither merchants nor keys; the dimensions it names can be listed.
+        const more = by === 'merchant' || by === 'apiKey' ? [] : importedParts;
+        const parts = [...planOf(question, { ...needsOf({ merchantIds }, by), days: false }), ...more];
+        return reader.values({ merchantIds, by, limit: MAX_OPTIONS + 1, parts });
+      };
+      return {
+        models: await values('model'),
+        providers: await values('provider'),
+        merchants: await values('merchant'),
+        users: await values('user'),
+        apiKeys: await values('apiKey'),
+      };
+    });
+    const keys = (by: 'providers' | 'merchants' | 'users' | 'apiKeys') =>
+      found[by].slice(0, MAX_OPTIONS).map(({ key }) => key);
+    const [user, apiKey, merchant] = await Promise.all([
+      labels.of('user', keys('users'), merchantIds),
+      labels.of('apiKey', keys('apiKeys'), merchantIds),
+      labels.of('merchant', keys('merchants'), merchantIds),
+    ]);
+    return {
+      models: found.models.slice(0, MAX_OPTIONS).map(({ key, providers = [] }) => ({ id: key, providers })),
+      providers: keys('providers'),
+      users: keys('users').map((id) => {
+        const { label, details } = user(id);
+        return { id, label, email: (details.email as string | null) ?? null };
+      }),
+      apiKeys: keys('apiKeys').map((id) => ({ id, label: apiKey(id).label })),
+      merchants: keys('merchants').map((id) => ({ id, label: merchant(id).label })),
+      truncated: Object.values(found).some((values) => values.length > MAX_OPTIONS),
+    };
+  }
+
+  async function merchantUsage(
+    question: { merchantId: string; startDate: string; endDate: string; metricTypes?: string[] | undefined },
+    callerId: string,
+  ) {
+    assertRange(question, maxDays);
+    const merchantIds = [question.merchantId];
+    const coverage = await freshness.cover({ ...question, merchantIds });
+    const imported = await documents.within(question, undefined);
+    const rows = await queue(callerId, () => db.usage.merchantUsage({ ...question, merchantIds }));
+    const scaleOf = await db.metricTypes.scales(rows.map(({ metric_type }) => metric_type));
+    return {
+      rows: rows.map(({ merchant_id, date, metric_type, metric_value }) => ({
+        merchantId: merchant_id,
+        date,
+        metricType: metric_type,
+        metricValue: formatQuantity(metric_type, metric_value, scaleOf),
+      })),
+      nextCursor: null,
+      coverage: covering(coverage, imported),
+    };
+  }
+
   /** Returns how to plan sums of these ranges: by their number of rows, if the choice of rollups matters. */
-  const planner = async ({ merchantIds }: Pick<Filters, 'merchantIds'>, needs: Needs, ...ranges: DayRange[]) => {
+  async function planner({ merchantIds }: Pick<Filters, 'merchantIds'>, needs: Needs, ...ranges: DayRange[]) {
     if (!needs.entities) return (range: DayRange) => planOf(range, needs, typicalRows(dayOf(now())));
     const rowsOf = knownRows(await db.usage.rows({ merchantIds, ranges, everyDay: needs.days }));
     return (range: DayRange) => bounded(planOf(range, needs, rowsOf), rowsOf, maxRows);
-  };
-
-  const answers = {
-    async breakdown({ cursor, explain, ...question }: BreakdownQuestion, callerId: string) {
-      assertRange(question, maxDays);
-      await assertKnown(question, question, { db, now });
-      const { by, sortBy, order, limit, ...filters } = question;
-      const paged = { by, sortBy, order, ...filters };
-      const groupings = [by].flat();
-      const after = cursor === undefined ? undefined : decodeCursor(cursor, paged, placeOf(sortBy, groupings.length));
-      const coverage = knownOn(await freshness.cover(filters, groupings), question);
-      const { text, more } = await cache.sent(
-        { kind: 'breakdown', question: [question, after], scope: filters, callerId },
-        async () => {
-          const needs: Needs = { ...needsOf(filters, ...groupings), days: false, sums: by !== 'model' };
-          // The providers of a model are listed beside its sums, so nothing is subtracted there.
-          const [plan, imported] = await Promise.all([
-            planner(filters, needs, filters).then((planned) => planned(filters)),
-            // An imported snapshot has sums by one grouping.
-            documents.within(filters, typeof by === 'string' ? kindsOf(filters, by) : undefined),
-          ]);
-          const later = laterThan(question, filters);
-          const parts = [...plan, ...imported.parts, ...later];
-          // Where groups need finer rollups than their totals, they are many.
-          const whole = needsOf(filters);
-          const areMany = !whole.entities && (needs.entities || needs.platform !== whole.platform);
-          const totalsOf = () => planOf(filters, { ...whole, days: false, sums: true }, typicalRows(dayOf(now())));
-          const isRanked = areMany && !groupings.includes('team') && imported.parts.length === 0;
-          const { rows, totals, total } = await db.usage.breakdown({
-            ...question,
-            parts,
-            after,
-            totals: isRanked ? [...totalsOf(), ...later] : undefined,
-          });
-          const last = rows.length === limit ? rows.at(-1) : undefined;
-          const sent = BreakdownSent.parse({
-            rows: await labels.rows(by, rows, filters.merchantIds),
-            totals: measuresOf(totals),
-            total,
-            nextCursor: last ? encodeCursor([last.sort_value, ...last.keys], paged) : null,
-          });
-          return { sent, more: { imported, parts, unknown: unknownOf(totals) } };
-        },
-      );
-      const { imported, parts, unknown } = more;
-      return finished<BreakdownAnswer>(text, {
-        coverage: covering(coverage, imported, unknown),
-        ...planned(parts, explain),
-      });
-    },
-
-    async summary({ explain, ...filters }: Filters & Explain & KnownOn, callerId: string) {
-      assertRange(filters, maxDays);
-      const before = periodBefore(filters);
-      await assertKnown(filters, { ...filters, startDate: before.startDate }, { db, now });
-      const coverage = knownOn(await freshness.cover(filters), filters);
-      const [needs, ofModels] = [needsOf(filters), needsOf(filters, 'model')];
-      const kinds = kindsOf(filters, 'user', 'model');
-      const scope = { ...filters, startDate: before.startDate };
-      const compute = async () => {
-        const [importedNow, importedBefore] = await Promise.all([
-          documents.within(filters, kinds),
-          documents.within(before, kinds),
-        ]);
-        // A user of two merchants is two active users, so rollups of all merchants cannot count them.
-        const planUsers = await planner(filters, { entities: true, days: false, sums: true }, before, filters);
-        const planSums = await planner(filters, { ...needs, days: false, sums: true }, before, filters);
-        const planModels = await planner(filters, { ...ofModels, days: false }, filters);
-        const planDays = await planner(filters, { ...needs, days: true }, filters);
-        const ofNow = [...importedNow.parts, ...laterThan(filters, filters)];
-        const ofBefore = [...importedBefore.parts, ...laterThan(filters, before)];
-        const plan = {
-          users: [...planUsers(filters), ...ofNow],
-          usersBefore: [...planUsers(before), ...ofBefore],
-          before: [...planSums(before), ...ofBefore],
-          models: [...planModels(filters), ...ofNow],
-          days: [...planDays(filters), ...ofNow],
-        };
-        const current = db.usage.overview({
-          ...filters,
-          parts: plan,
-          limits: { users: TOP_USERS, models: TOP_MODELS },
-        });
-        const asked = { ...filters, ...before };
-        // Concurrently on another connection: each period is of one moment, the two may differ. Cached by itself, since
-        // the days before seldom change and those of this period do with every event.
-        const previous = cache.through({ kind: 'before', question: asked, scope: asked }, () =>
-          db.usage.snapshot(async (reader) => ({
-            sums: textsOf(await reader.totals({ ...filters, parts: plan.before })),
-            users: await reader.activeUsers({ ...filters, parts: plan.usersBefore }),
-          })),
-        );
-        const [{ activeUsers, users, models, byDay }, past] = await Promise.all([current, previous]);
-        const then = { ...ofTexts(past.sums), users: past.users };
-        const sums = byDay.reduce((whole, day) => add(whole, day), NOTHING);
-        const answer = {
-          totals: measuresOf(sums),
-          activeUsers,
-          byDay: byDay.map(({ date, ...day }) => ({ date, ...measuresOf(day) })),
-          trends: trendsOf({ ...sums, users: activeUsers }, then),
-        };
-        const [topUsers, topModels] = await Promise.all([
-          labels.rows('user', users, filters.merchantIds),
-          labels.rows('model', models, filters.merchantIds),
-        ]);
-        const { startDate, endDate } = filters;
-        const sent = SummarySent.parse({
-          period: { startDate, endDate, days: countDays(startDate, endDate) },
-          ...answer,
-          topUsers,
-          topModels,
-          comparedWith: before,
-        });
-        const unknown = unknownOf(add(sums, then));
-        return { sent, more: { unknown, plan: Object.values(plan).flat(), importedNow, importedBefore } };
-      };
-      const { text, more } = await cache.sent({ kind: 'summary', question: filters, scope, callerId }, compute);
-      const { unknown, plan, importedNow, importedBefore } = more;
-      const covered = covering(covering(coverage, importedNow), importedBefore, unknown);
-      return finished<SummaryAnswer>(text, { coverage: covered, ...planned(plan, explain) });
-    },
-
-    async timeseries({ explain, interval, timeZone, groupBy, ...filters }: SeriesQuestion, callerId: string) {
-      assertRange(filters, maxDays);
-      const periods = periodsOf(filters, interval, timeZone);
-      // A day that a zone skipped has no moments, so nothing can have been used on it.
-      if (periods.length === 0) return { points: [], coverage: await freshness.cover(filters) };
-      const starts = periods.map((period) => period.from);
-      const end = periods.at(-1)!.to;
-      const cubes = planSeries(
-        { starts, end },
-        { ...needsOf(filters, ...(groupBy ? [groupBy] : [])), days: interval !== 'month' },
-      );
-      const range = { startDate: dayOf(starts[0]!), endDate: dayOf(end - 1) };
-      const utc = { ...filters, ...range };
-      const coverage = await freshness.cover(utc, groupBy && [groupBy]);
-      const { cube } = cubes[0]!;
-      if (cube === 'usage_quarter_hours') assertQuarters([...starts, end], timeZone);
-      if (cube === 'usage_events') await assertEntries(utc);
-      const withinDays = cube === 'usage_quarter_hours' || cube === 'usage_events';
-      const kinds = withinDays ? undefined : kindsOf(filters, groupBy);
-      const asked = [filters, interval, timeZone, groupBy];
-      const compute = async () => {
-        if (cube === 'usage_daily') await planner(utc, { entities: true, days: true }, utc).then((plan) => plan(utc));
-        if (groupBy && groupBy !== 'team' && interval === 'day' && !withinDays) await assertGroups(utc, groupBy);
-        const imported = await documents.within(utc, kinds);
-        const parts = [...cubes, ...imported.parts];
-        const limit = groupBy ? MAX_SERIES_ROWS + 1 : periods.length;
-        const rows = await db.usage.series({ ...filters, parts, starts, end, by: groupBy, limit });
-        if (rows.length > MAX_SERIES_ROWS) throw tooManyGroups();
-        const slots = rows.map(({ slot, key, ...sums }) => ({ slot, key, sums }));
-        const unknown = unknownOf(slots.reduce((whole, { sums }) => add(whole, sums), NOTHING));
-        return {
-          sent: SeriesSent.parse({ points: pointsOf(periods, slots, groupBy) }),
-          more: { imported, parts, unknown },
-        };
-      };
-      const { text, more } = await cache.sent({ kind: 'timeseries', question: asked, scope: utc, callerId }, compute);
-      const { imported, parts, unknown } = more;
-      return finished<SeriesAnswer>(text, {
-        coverage: covering(coverage, imported, unknown),
-        ...planned(parts, explain),
-      });
-    },
-
-    async filterOptions(question: DayRange & { merchantIds?: string[] | undefined }, callerId: string) {
-      assertRange(question, maxDays);
-      const { merchantIds } = question;
-      const coverage = await freshness.cover(question);
-      const compute = async () => {
-        const imported = await documents.within(question, kindsOf(question, 'user', 'model', 'provider'));
-        const found = await db.usage.snapshot(async (reader) => {
-          const values = (by: GroupBy) =>
-            reader.values({
-              merchantIds,
-              by,
-              limit: MAX_OPTIONS + 1,
-              parts: [
-                ...planOf(question, { ...needsOf({ merchantIds }, by), days: false }),
-                // An imported snapshot names neither merchants nor keys; the dimensions it names can be listed.
-                ...(by === 'merchant' || by === 'apiKey' ? [] : imported.parts),
-              ],
-            });
-          return {
-            models: await values('model'),
-            providers: await values('provider'),
-            merchants: await values('merchant'),
-            users: await values('user'),
-            apiKeys: await values('apiKey'),
-          };
-        });
-        const keys = (by: 'providers' | 'merchants' | 'users' | 'apiKeys') =>
-          found[by].slice(0, MAX_OPTIONS).map(({ key }) => key);
-        const [user, apiKey, merchant] = await Promise.all([
-          labels.of('user', keys('users'), merchantIds),
-          labels.of('apiKey', keys('apiKeys'), merchantIds),
-          labels.of('merchant', keys('merchants'), merchantIds),
-        ]);
-        return {
-          models: found.models.slice(0, MAX_OPTIONS).map(({ key, providers = [] }) => ({ id: key, providers })),
-          providers: keys('providers'),
-          users: keys('users').map((id) => {
-            const { label, details } = user(id);
-            return { id, label, email: (details.email as string | null) ?? null };
-          }),
-          apiKeys: keys('apiKeys').map((id) => ({ id, label: apiKey(id).label })),
-          merchants: keys('merchants').map((id) => ({ id, label: merchant(id).label })),
-          truncated: Object.values(found).some((values) => values.length > MAX_OPTIONS),
-          imported,
-        };
-      };
-      const { imported, ...answer } = await cache.through(
-        { kind: 'filters', question, scope: question, callerId },
-        compute,
-      );
-      return {
-        ...answer,
-        coverage: imported.parts.length > 0 ? { ...coverage, complete: false } : covering(coverage, imported),
-      };
-    },
-
-    async merchantUsage(
-      question: {
-        merchantId: string;
-        startDate: string;
-        endDate: string;
-        metricTypes?: string[] | undefined;
-      },
-      callerId: string,
-    ) {
-      assertRange(question, maxDays);
-      const merchantIds = [question.merchantId];
-      const coverage = await freshness.cover({ ...question, merchantIds });
-      const imported = await documents.within(question, undefined);
-      const rows = await queue(callerId, () => db.usage.merchantUsage({ ...question, merchantIds }));
-      const scaleOf = await db.metricTypes.scales(rows.map(({ metric_type }) => metric_type));
-      return {
-        rows: rows.map(({ merchant_id, date, metric_type, metric_value }) => ({
-          merchantId: merchant_id,
-          date,
-          metricType: metric_type,
-          metricValue: formatQuantity(metric_type, metric_value, scaleOf),
-        })),
-        nextCursor: null,
-        coverage: covering(coverage, imported),
-      };
-    },
-  };
-
-  return {
-    breakdown: fallback('breakdown', answers.breakdown),
-    summary: fallback('summary', answers.summary),
-    timeseries: fallback('timeseries', answers.timeseries),
-    filterOptions: fallback('filterOptions', answers.filterOptions),
-    merchantUsage: fallback('merchantUsage', answers.merchantUsage),
-  };
+  }
 
   /** Throws TOO_MANY_POINTS if even the months of a range have too many keys: days have at least as many. */
   async function assertGroups({ startDate, endDate, ...filters }: Filters, by: GroupBy): Promise<void> {

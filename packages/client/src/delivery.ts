@@ -257,7 +257,12 @@ export function createDelivery(options: DeliveryOptions): Delivery {
       await pause(outcome);
       return [items];
     }
-    const { again, refused, duplicates, error } = outcome;
+    return settle(outcome, items);
+  }
+
+  /** Counts what an answer acknowledged and refused. Returns the rest, to send again. */
+  async function settle(answer: Extract<Outcome, { kind: 'answered' }>, items: Item[]): Promise<Item[][]> {
+    const { again, refused, duplicates, error } = answer;
     if (error && again.length > 0) report(error);
     else if (error) options.onError(error);
     for (const one of refused) options.onRefused(one);

@@ -15,7 +15,7 @@ with adjusted as (
     union all
     select user_id, api_key, model, provider, -requests, -failed_requests, -prompt_tokens, -completion_tokens, -cost
     from usage_daily where merchant_id = $1 and date = $2
-  ) as both_books
+  ) as differences
   group by 1, 2, 3, 4
 ),
 differing as (

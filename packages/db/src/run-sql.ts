@@ -9,6 +9,15 @@ import { QueryFailedError } from './typeorm.ts';
 /** Anything that runs a statement: the pool, or one transaction. */
 export type Executor = { query(text: string, values?: readonly unknown[]): Promise<unknown> };
 
+/** Adds a value to a statement. Returns its place in the text. */
+export type Bind = (value: unknown) => string;
+
+/** Returns the values of a composed statement, none yet, and the function that adds one. */
+export function bindings(): { bind: Bind; values: unknown[] } {
+  const values: unknown[] = [];
+  return { values, bind: (value) => `$${values.push(value)}` };
+}
+
 const SQL_FOLDER = new URL('../sql/', import.meta.url);
 let statements: ReadonlyMap<string, string> | undefined;
 

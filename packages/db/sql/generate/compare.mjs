@@ -98,7 +98,7 @@ const measuresFrom = (
   ${indent(eachMeasure)}
   where ${where}`;
 
-const books = `
+const storedForms = `
 -- Compares all stored forms of some merchants' days: one row per merchant, day and metric type that any of them has.
 -- $1 merchant ids, null for all   $2 first date   $3 last date
 -- \`journal\` is events + adjustments; for a closed day, the kept sums + adjustments. A derived rollup is read with the
@@ -134,20 +134,20 @@ adjustments as (
   where ${inRange} and metrics is not null
 ),
 rollups as (
-  ${measuresFrom('usage_daily').replace('select', `select 'daily' as book,`)}
+  ${measuresFrom('usage_daily').replace('select', `select 'daily' as form,`)}
   union all
-  ${measuresFrom('usage_daily_models').replace('select', `select 'daily_models' as book,`)}
+  ${measuresFrom('usage_daily_models').replace('select', `select 'daily_models' as form,`)}
   union all
-  ${measuresFrom('usage_pending').replace('select', `select 'daily_models' as book,`)}
+  ${measuresFrom('usage_pending').replace('select', `select 'daily_models' as form,`)}
   union all
   ${measuresFrom('usage_quarter_hours', {
     where: `${ofMerchants}
     and bucket >= $2::date::timestamp at time zone 'UTC' and bucket < ($3::date + 1)::timestamp at time zone 'UTC'`,
     date: `(bucket at time zone 'UTC')::date`,
-  }).replace('select', `select 'quarter_hours' as book,`)}
+  }).replace('select', `select 'quarter_hours' as form,`)}
 ),
-books as (
-  select 'journal' as book, * from entries
+forms as (
+  select 'journal' as form, * from entries
   union all
   select 'journal', * from adjustments
   union all
@@ -159,148 +159,114 @@ books as (
 )
 select
   merchant_id, date, metric_type,
-  coalesce(sum(metric_value) filter (where book = 'journal'), 0) as journal,
-  coalesce(sum(metric_value) filter (where book = 'usage'), 0) as usage,
-  case when measured then coalesce(sum(metric_value) filter (where book = 'daily'), 0) end as daily,
-  case when measured then coalesce(sum(metric_value) filter (where book = 'daily_models'), 0) end as daily_models,
-  case when measured then coalesce(sum(metric_value) filter (where book = 'quarter_hours'), 0) end as quarter_hours
-from books
+  coalesce(sum(metric_value) filter (where form = 'journal'), 0) as journal,
+  coalesce(sum(metric_value) filter (where form = 'usage'), 0) as usage,
+  case when measured then coalesce(sum(metric_value) filter (where form = 'daily'), 0) end as daily,
+  case when measured then coalesce(sum(metric_value) filter (where form = 'daily_models'), 0) end as daily_models,
+  case when measured then coalesce(sum(metric_value) filter (where form = 'quarter_hours'), 0) end as quarter_hours
+from forms
 cross join lateral (
   select metric_type in (${MEASURES.map((name) => `'${name}'`).join(', ')}) as measured
 ) as kind
 group by merchant_id, date, metric_type, measured
 order by merchant_id, date, metric_type`;
 
-const YEAR = `date_trunc('year', %)::date`;
-const yearOf = (text) => YEAR.replace('%', text);
-export const first = (text) => `date_trunc('month', ${text}::date)::date`;
+const yearOf = (text) => `date_trunc('year', ${text})::date`;
+const first = (text) => `date_trunc('month', ${text}::date)::date`;
 const next = (text) => `(date_trunc('month', ${text}::date) + interval '1 month')::date`;
-const whole = `date >= ${first('$2')} and date < ${next('$3')}`;
-const months = `month >= ${yearOf('$2::date')} and month < (${yearOf('$3::date')} + interval '1 year')::date`;
-const some = (where) => `${ofMerchants} and ${where}`;
-const everyone = (where) => `$1::text[] is null and ${where}`;
-
+const DAYS = `date >= ${first('$2')} and date < ${next('$3')}`;
+const MONTHS = `month between ${first('$2')} and ${first('$3')}`;
+const QUARTERS = `quarter_month >= ${first('$2')} and quarter_month < ${next('$3')}`;
+const YEARS = `year between ${yearOf('$2::date')} and ${yearOf('$3::date')}`;
+const MONTHS_OF_YEARS = `month >= ${yearOf('$2::date')} and month < (${yearOf('$3::date')} + interval '1 year')::date`;
 const ofFlushes = (where) => `flush_id in (select id from usage_flushes where ${where})`;
 
-/** Each derived rollup and its source: [rollup, period, merchant, part, table, condition, sign]. */
-const COMPARED = [
-  ['usage_monthly', PLACE.month, 'merchant_id', 'parts', 'usage_daily', some(`${whole} and ${isRolledUp}`)],
-  [
-    'usage_monthly',
-    'month',
-    'merchant_id',
-    'whole',
-    'usage_monthly',
-    some(`month between ${first('$2')} and ${first('$3')}`),
-  ],
-  ['usage_monthly', PLACE.month, 'merchant_id', 'whole', 'usage_pending', some(`${whole} and ${isRolledUp}`)],
-  [
-    'usage_quarter_months',
-    PLACE.quarter_month,
-    'merchant_id',
-    'parts',
-    'usage_daily',
-    some(`${whole} and ${isComplete}`),
-  ],
-  [
-    'usage_quarter_months',
-    'quarter_month',
-    'merchant_id',
-    'whole',
-    'usage_quarter_months',
-    some(`quarter_month >= ${first('$2')} and quarter_month < ${next('$3')}`),
-  ],
-  [
-    'usage_quarter_months',
-    PLACE.quarter_month,
-    'merchant_id',
-    'whole',
-    'usage_pending',
-    some(`${whole} and ${isComplete}`),
-  ],
-  [
-    'usage_monthly_models',
-    PLACE.month,
-    'merchant_id',
-    'parts',
-    'usage_daily_models',
-    some(`${whole} and ${isRolledUp}`),
-  ],
-  [
-    'usage_monthly_models',
-    'month',
-    'merchant_id',
-    'whole',
-    'usage_monthly_models',
-    some(`month between ${first('$2')} and ${first('$3')}`),
-  ],
-  ['usage_yearly', yearOf('month'), 'merchant_id', 'parts', 'usage_monthly', some(months)],
-  [
-    'usage_yearly',
-    'year',
-    'merchant_id',
-    'whole',
-    'usage_yearly',
-    some(`year between ${yearOf('$2::date')} and ${yearOf('$3::date')}`),
-  ],
-  ['usage_platform_daily', 'date', `''`, 'parts', 'usage_daily_models', everyone(whole)],
-  ['usage_platform_daily', 'date', `''`, 'whole', 'usage_platform_daily', everyone(whole)],
-  [
-    'usage_platform_monthly',
-    PLACE.month,
-    `''`,
-    'parts',
-    'usage_platform_daily',
-    everyone(`${whole} and date < (select date from usage_rolled_up)`),
-  ],
-  [
-    'usage_platform_monthly',
-    'month',
-    `''`,
-    'whole',
-    'usage_platform_monthly',
-    everyone(`month between ${first('$2')} and ${first('$3')}`),
-  ],
-  ['usage_flush_sums', 'date', `''`, 'parts', 'usage_pending', everyone(`${whole} and ${ofFlushes('summed')}`)],
-  [
-    'usage_flush_sums',
-    'date',
-    `''`,
-    'whole',
-    'usage_flush_sums',
-    everyone(`${whole} and ${ofFlushes('derived_at is null')}`),
-  ],
-  [
-    'usage_platform_users',
-    'month',
-    `''`,
-    'parts',
-    'usage_monthly',
-    everyone(`month between ${first('$2')} and ${first('$3')}`),
-  ],
-  [
-    'usage_platform_users',
-    'month',
-    `''`,
-    'whole',
-    'usage_platform_users',
-    everyone(`month between ${first('$2')} and ${first('$3')}`),
-  ],
+/**
+ * Each derived rollup, its period and its rows, and the rows of its source. `isLate`: the source has events that the
+ * rollup gets only when their flush is derived.
+ */
+const OF_MERCHANTS = [
+  {
+    table: 'usage_monthly',
+    period: 'month',
+    rows: MONTHS,
+    source: { table: 'usage_daily', period: PLACE.month, rows: `${DAYS} and ${isRolledUp}`, isLate: true },
+  },
+  {
+    table: 'usage_quarter_months',
+    period: 'quarter_month',
+    rows: QUARTERS,
+    source: { table: 'usage_daily', period: PLACE.quarter_month, rows: `${DAYS} and ${isComplete}`, isLate: true },
+  },
+  {
+    table: 'usage_monthly_models',
+    period: 'month',
+    rows: MONTHS,
+    source: { table: 'usage_daily_models', period: PLACE.month, rows: `${DAYS} and ${isRolledUp}` },
+  },
+  {
+    table: 'usage_yearly',
+    period: 'year',
+    rows: YEARS,
+    source: { table: 'usage_monthly', period: yearOf('month'), rows: MONTHS_OF_YEARS },
+  },
+];
+const OF_ALL_MERCHANTS = [
+  {
+    table: 'usage_platform_daily',
+    period: 'date',
+    rows: DAYS,
+    source: { table: 'usage_daily_models', period: 'date', rows: DAYS },
+  },
+  {
+    table: 'usage_platform_monthly',
+    period: 'month',
+    rows: MONTHS,
+    source: {
+      table: 'usage_platform_daily',
+      period: PLACE.month,
+      rows: `${DAYS} and date < (select date from usage_rolled_up)`,
+    },
+  },
+  {
+    table: 'usage_flush_sums',
+    period: 'date',
+    rows: `${DAYS} and ${ofFlushes('derived_at is null')}`,
+    source: { table: 'usage_pending', period: 'date', rows: `${DAYS} and ${ofFlushes('summed')}` },
+  },
+  {
+    table: 'usage_platform_users',
+    period: 'month',
+    rows: MONTHS,
+    source: { table: 'usage_monthly', period: 'month', rows: MONTHS },
+  },
 ];
 
-const periodBooks = `
+/** Sums the source of a rollup as `parts`, and the rollup as `whole`. */
+const sumsOf = (rollup, { merchant, where }) => {
+  const { source } = rollup;
+  const sums = (part, { table, period, rows }) => `select
+    '${rollup.table}' as rollup, ${merchant} as merchant_id, ${period} as first, '${part}' as part,
+    ${numericSums}
+  from ${table}
+  where ${where} and ${rows}
+  group by 2, 3`;
+  return [
+    sums('parts', source),
+    sums('whole', rollup),
+    ...(source.isLate ? [sums('whole', { ...source, table: 'usage_pending' })] : []),
+  ];
+};
+
+const periodDrift = `
 -- Returns periods whose derived rollup differs from the sum of its source: months and years from the sum of their
 -- rolled-up days. With $1 null, also compares rollups of all merchants, under the merchant ''.
 -- $1 merchant ids, null for all   $2 a day of the first period   $3 a day of the last period
 with sums as (
-  ${COMPARED.map(
-    ([rollup, period, merchant, part, table, where]) => `select
-    '${rollup}' as rollup, ${merchant} as merchant_id, ${period} as first, '${part}' as part,
-    ${numericSums}
-  from ${table}
-  where ${where}
-  group by 2, 3`,
-  ).join('\n  union all\n  ')}
+  ${[
+    ...OF_MERCHANTS.flatMap((rollup) => sumsOf(rollup, { merchant: 'merchant_id', where: ofMerchants })),
+    ...OF_ALL_MERCHANTS.flatMap((rollup) => sumsOf(rollup, { merchant: `''`, where: '$1::text[] is null' })),
+  ].join('\n  union all\n  ')}
 )
 select rollup, merchant_id, first as date, metric_type, parts, whole
 from (
@@ -316,7 +282,7 @@ where parts <> whole
 order by 2, 1, 3, 4`;
 
 const pricedOf = (table) => `select merchant_id, date, ${PRICED_MEASURES.join(', ')} from ${table} where ${inRange}`;
-const pricedBooks = `
+const pricedDrift = `
 -- Merchants' days of which \`usage_priced\` is not what their events and re-ratings make. Nothing is read before there was a
 -- price.
 -- $1 merchant ids, null for all   $2 first date   $3 last date
@@ -355,7 +321,7 @@ order by 2, 3, 4`;
 export const statements = {
   ...unchecked,
   'close-day': closeDay,
-  books,
-  'period-books': periodBooks,
-  'priced-books': pricedBooks,
+  'stored-forms': storedForms,
+  'period-drift': periodDrift,
+  'priced-drift': pricedDrift,
 };

@@ -1,5 +1,6 @@
 import { EVENT_TYPE_PROPERTY, isMeasure } from '@tally/contracts';
 import type { MeterRow } from '../entities/meter.ts';
+import type { Bind } from '../run-sql.ts';
 import { LOG_GAMMA } from './sketch.ts';
 
 /** The parts of a meter that decide which events it counts, and how. */
@@ -16,13 +17,6 @@ export type MeterSpec = Pick<
   | 'scale'
   | 'createdRun'
 >;
-
-export type Bind = (value: unknown) => string;
-
-export const bindings = (): { bind: Bind; values: unknown[] } => {
-  const values: unknown[] = [];
-  return { values, bind: (value) => `$${values.push(value)}` };
-};
 
 const BUCKET = `date_bin('15 minutes', time, '2000-01-01T00:00:00Z')`;
 
@@ -99,47 +93,67 @@ const NOT_VOIDED = `not exists (
 export function rawEvents(scope: EventScope, bind: Bind): string {
   switch (scope.of) {
     case 'flushes':
-      return `select ${EVENT}, event.flush_id as place, null::bigint as run
+      return eventsOfFlushes(scope, bind);
+    case 'pending':
+      return pendingEvents(scope, bind);
+    case 'known':
+      return knownEvents(scope, bind);
+    case 'day':
+      return eventsOfDay(scope, bind);
+    case 'history':
+      return historyEvents(scope, bind);
+    case 'adjustments':
+      return addedAdjustments(scope, bind);
+  }
+}
+
+type ScopeOf<Kind extends EventScope['of']> = Extract<EventScope, { of: Kind }>;
+
+function eventsOfFlushes(scope: ScopeOf<'flushes'>, bind: Bind): string {
+  return `select ${EVENT}, event.flush_id as place, null::bigint as run
         from usage_events as event
         where event.flush_id = any(${bind(scope.ids)}::bigint[])
           and event.date between ${bind(scope.first)}::date and ${bind(scope.last)}::date and ${NOT_VOIDED}`;
-    case 'pending': {
-      const merchants = scope.merchantIds ? `and event.merchant_id = any(${bind(scope.merchantIds)}::text[])` : '';
-      const edges = (scope.edges ?? []).map(({ date, ...edge }) => ({
-        date: `event.date = ${bind(date)}::date`,
-        isWithin: (moment: string) =>
-          `${moment} >= ${bind(edge.from)}::timestamptz and ${moment} < ${bind(edge.until)}::timestamptz`,
-      }));
-      const { inner } = scope;
-      const within = inner
-        ? `and event.time >= ${bind(inner.from)}::timestamptz and event.time < ${bind(inner.until)}::timestamptz`
-        : '';
-      const pending = `select ${EVENT}, event.flush_id as place, null::bigint as run
+}
+
+function pendingEvents(scope: ScopeOf<'pending'>, bind: Bind): string {
+  const merchants = scope.merchantIds ? `and event.merchant_id = any(${bind(scope.merchantIds)}::text[])` : '';
+  const edges = (scope.edges ?? []).map(({ date, ...edge }) => ({
+    date: `event.date = ${bind(date)}::date`,
+    isWithin: (moment: string) =>
+      `${moment} >= ${bind(edge.from)}::timestamptz and ${moment} < ${bind(edge.until)}::timestamptz`,
+  }));
+  const { inner } = scope;
+  const within = inner
+    ? `and event.time >= ${bind(inner.from)}::timestamptz and event.time < ${bind(inner.until)}::timestamptz`
+    : '';
+  const pending = `select ${EVENT}, event.flush_id as place, null::bigint as run
         from usage_flushes as flush
         join usage_events as event
           on event.flush_id = flush.id and event.date between flush.first_date and flush.last_date
         where flush.metered is null ${merchants}
           and event.date between ${bind(scope.first)}::date and ${bind(scope.last)}::date and ${NOT_VOIDED}
           ${within}`;
-      return [
-        pending,
-        ...edges.flatMap(({ date, isWithin }) => [
-          `select ${EVENT}, event.flush_id as place, null::bigint as run
+  return [
+    pending,
+    ...edges.flatMap(({ date, isWithin }) => [
+      `select ${EVENT}, event.flush_id as place, null::bigint as run
         from usage_events as event
         where ${date} ${merchants} and ${isWithin('event.time')} and ${NOT_VOIDED}`,
-          `select ${ADJUSTMENT}, 0, null::bigint
+      `select ${ADJUSTMENT}, 0, null::bigint
         from usage_adjustments as event
         where ${date} ${merchants} and event.void_of is null and ${isWithin("(event.date::timestamp at time zone 'UTC')")}`,
-        ]),
-      ].join('\n        union all\n        ');
-    }
-    case 'known': {
-      const [on, first, last] = [`${bind(scope.on)}::timestamptz`, bind(scope.first), bind(scope.last)];
-      const merchants = scope.merchantIds ? `and event.merchant_id = any(${bind(scope.merchantIds)}::text[])` : '';
-      const [from, until] = [`${bind(scope.range.from)}::timestamptz`, `${bind(scope.range.until)}::timestamptz`];
-      const isWithin = (moment: string) =>
-        `event.date between ${first}::date and ${last}::date ${merchants} and ${moment} >= ${from} and ${moment} < ${until}`;
-      return `select ${EVENT}, event.flush_id as place, null::bigint as run
+    ]),
+  ].join('\n        union all\n        ');
+}
+
+function knownEvents(scope: ScopeOf<'known'>, bind: Bind): string {
+  const [on, first, last] = [`${bind(scope.on)}::timestamptz`, bind(scope.first), bind(scope.last)];
+  const merchants = scope.merchantIds ? `and event.merchant_id = any(${bind(scope.merchantIds)}::text[])` : '';
+  const [from, until] = [`${bind(scope.range.from)}::timestamptz`, `${bind(scope.range.until)}::timestamptz`];
+  const isWithin = (moment: string) =>
+    `event.date between ${first}::date and ${last}::date ${merchants} and ${moment} >= ${from} and ${moment} < ${until}`;
+  return `select ${EVENT}, event.flush_id as place, null::bigint as run
         from usage_events as event
         join usage_flushes as flush on flush.id = event.flush_id
         where ${isWithin('event.time')} and flush.started_at <= ${on} and not exists (
@@ -151,15 +165,14 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
         from usage_adjustments as event
         where ${isWithin("(event.date::timestamp at time zone 'UTC')")} and event.void_of is null
           and event.created_at <= ${on}`;
-    }
-    case 'day': {
-      const [merchants, date] = [`${bind(scope.merchantIds)}::text[]`, bind(scope.date)];
-      const bounds = scope.within && [bind(scope.within.from), bind(scope.within.until)];
-      const within = bounds
-        ? `and event.time >= ${bounds[0]}::timestamptz and event.time < ${bounds[1]}::timestamptz`
-        : '';
-      const first = bounds ? `and ${bounds[0]}::timestamptz = ${date}::date::timestamp at time zone 'UTC'` : '';
-      return `select ${EVENT}, event.flush_id as place, flush.metered as run
+}
+
+function eventsOfDay(scope: ScopeOf<'day'>, bind: Bind): string {
+  const [merchants, date] = [`${bind(scope.merchantIds)}::text[]`, bind(scope.date)];
+  const bounds = scope.within && [bind(scope.within.from), bind(scope.within.until)];
+  const within = bounds ? `and event.time >= ${bounds[0]}::timestamptz and event.time < ${bounds[1]}::timestamptz` : '';
+  const first = bounds ? `and ${bounds[0]}::timestamptz = ${date}::date::timestamp at time zone 'UTC'` : '';
+  return `select ${EVENT}, event.flush_id as place, flush.metered as run
         from usage_events as event
         join usage_flushes as flush on flush.id = event.flush_id
         where event.merchant_id = any(${merchants}) and event.date = ${date}::date and flush.metered is not null ${within}
@@ -168,12 +181,13 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
         select ${ADJUSTMENT}, 0, coalesce(event.metered, 0)
         from usage_adjustments as event
         where event.merchant_id = any(${merchants}) and event.date = ${date}::date and event.void_of is null ${first}`;
-    }
-    case 'history': {
-      const upTo = scope.upTo === null ? '' : `and event.merchant_id <= ${bind(scope.upTo)}`;
-      const where = `event.date = ${bind(scope.date)}::date and event.merchant_id > ${bind(scope.after)} ${upTo}`;
-      const before = bind(scope.before);
-      return `select ${EVENT}, event.flush_id as place, null::bigint as run
+}
+
+function historyEvents(scope: ScopeOf<'history'>, bind: Bind): string {
+  const upTo = scope.upTo === null ? '' : `and event.merchant_id <= ${bind(scope.upTo)}`;
+  const where = `event.date = ${bind(scope.date)}::date and event.merchant_id > ${bind(scope.after)} ${upTo}`;
+  const before = bind(scope.before);
+  return `select ${EVENT}, event.flush_id as place, null::bigint as run
         from usage_events as event
         join usage_flushes as flush on flush.id = event.flush_id
         where ${where} and flush.metered < ${before}::bigint and ${NOT_VOIDED}
@@ -181,15 +195,15 @@ export function rawEvents(scope: EventScope, bind: Bind): string {
         select ${ADJUSTMENT}, 0, null::bigint
         from usage_adjustments as event
         where ${where} and event.void_of is null and coalesce(event.metered, 0) < ${before}::bigint`;
-    }
-    case 'adjustments':
-      // Each looked up by itself: else Postgres reads all adjustments of the merchant, if it believes them to be few.
-      return `select ${ADJUSTMENT}, 0 as place, null::bigint as run
+}
+
+function addedAdjustments(scope: ScopeOf<'adjustments'>, bind: Bind): string {
+  // Each looked up by itself: else Postgres reads all adjustments of the merchant, if it believes them to be few.
+  return `select ${ADJUSTMENT}, 0 as place, null::bigint as run
         from unnest(${bind(scope.ids)}::text[]) as added (added_id)
         cross join lateral (
           select * from usage_adjustments where merchant_id = ${bind(scope.merchantId)} and id = added_id limit 1
         ) as event`;
-  }
 }
 
 export type RowsOptions = {

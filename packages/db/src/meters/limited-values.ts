@@ -1,6 +1,6 @@
 import { z } from 'zod';
-import type { Executor } from '../run-sql.ts';
-import { bindings, boundedProperties, type EventScope, type MeterSpec, rawEvents } from './event-rows.ts';
+import { bindings, type Executor } from '../run-sql.ts';
+import { boundedProperties, type EventScope, type MeterSpec, rawEvents } from './event-rows.ts';
 
 const OverflowRows = z.tuple([z.object({ overflowed: z.boolean() })]);
 const overflowIn = (rows: unknown): boolean => OverflowRows.parse(rows)[0].overflowed;

@@ -6,25 +6,19 @@ import { MeterEntity, type MeterRow } from '../entities/meter.ts';
 import type { Partitions } from '../journal/partitions.ts';
 import type { DayVersion } from '../rollups/checks-store.ts';
 import { DateText, type MerchantDay } from '../rows.ts';
-import { type Executor, runSql } from '../run-sql.ts';
+import { type Bind, bindings, type Executor, runSql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { IsNull } from '../typeorm.ts';
-import {
-  type Bind,
-  bindings,
-  type EventScope,
-  type MeterSpec,
-  type QuarterHours,
-  type RowsOptions,
-  rowsOf,
-} from './event-rows.ts';
+import { type EventScope, type QuarterHours, rowsOf } from './event-rows.ts';
 import { hasOverflows } from './limited-values.ts';
-import { lockMeters } from './meter-lock.ts';
+import { markDirty } from './meter-folds.ts';
+import { activeMeters, firstDayOfQuarters, lockMeters } from './meter-state.ts';
 import {
   AROUND,
   byKind,
   FOLDED,
   type Folded,
+  finerRows,
   foldedRows,
   KEYS,
   type Kind,
@@ -58,18 +52,12 @@ export type MeterChecks = {
    * rebuilds the rows that differ. `pending`: merchants with events of the day that are not derived yet, which are
    * skipped. A day whose events were dropped has nothing to compare.
    */
-  compareDay(
-    scope: { merchantIds: readonly string[]; date: Day; within?: QuarterHours | undefined },
-    repair: boolean,
-  ): Promise<MeterComparison & { pending: ReadonlySet<string> }>;
+  compareDay(scope: ScopeOfDay, repair: boolean): Promise<MeterComparison & { pending: ReadonlySet<string> }>;
   /**
    * Compares days with their quarter hours, and coarser periods of the range with the next finer rollup. `repair`
    * marks differing periods: readers use the finer rows at once, and the next fold rebuilds the periods.
    */
-  compareFolds(
-    scope: { merchantIds: readonly string[]; startDate: Day; endDate: Day },
-    repair: boolean,
-  ): Promise<MeterComparison>;
+  compareFolds(scope: ScopeOfPeriods, repair: boolean): Promise<MeterComparison>;
   /**
    * Returns the next days that changed since they were last found correct, and their number of events; at most `limit`.
    */
@@ -88,7 +76,15 @@ export type MeterChecks = {
   merchants(): Promise<string[]>;
 };
 
-type Found = { row: MeterDrift; meter: MeterRow };
+type ScopeOfDay = { merchantIds: readonly string[]; date: Day; within?: QuarterHours | undefined };
+type ScopeOfPeriods = { merchantIds: readonly string[]; startDate: Day; endDate: Day };
+
+/** Rebuilds a merchant's day of meters, or some quarter hours of it, from the journal. */
+type Recompute = (
+  transaction: Executor,
+  meters: readonly MeterRow[],
+  day: MerchantDay & { within?: QuarterHours | undefined },
+) => Promise<void>;
 
 const DayRow = z
   .object({ merchant_id: z.string(), date: DateText, changes: z.string(), events: z.string().transform(Number) })
@@ -115,118 +111,19 @@ const ComparedRow = z.object({
 export function createMeterChecks(
   dataSource: DataSource,
   partitions: Pick<Partitions, 'open'>,
-  rollups: {
-    /** Rebuilds a merchant's day, or some quarter hours of it, from the journal. */
-    recompute(
-      transaction: Executor,
-      meters: readonly MeterRow[],
-      day: MerchantDay & { within?: QuarterHours | undefined },
-    ): Promise<void>;
-    /** Marks a month as dirty, and the day unless it is before the horizon. */
-    mark(transaction: Executor, merchantId: string, date: Day, horizon: Day): Promise<void>;
-    metersOf(transaction: Executor): Promise<MeterRow[]>;
-    horizonOf(executor: Executor): Promise<Day>;
-  },
+  recompute: Recompute,
 ): MeterChecks {
-  async function run(
-    transaction: Executor,
-    meters: readonly MeterRow[],
-    rollup: RollupTable,
-    { text, values }: { text: string; values: unknown[] },
-  ): Promise<{ found: Found[]; rows: number }> {
-    const found = ((await transaction.query(text, values)) as unknown[]).map((row) => ComparedRow.parse(row));
-    const drift = found.flatMap(({ meter_id, merchant_id, date, apart, first }): Found[] => {
-      if (apart === 0 || first === null) return [];
-      const meter = meters.find(({ id }) => id === meter_id)!;
-      const { key, scale } = meter;
-      const group = first.group.slice(0, meter.dimensions.length);
-      const row = { meter: key, scale, merchantId: merchant_id, date, rollup, rows: apart, first: { ...first, group } };
-      return [{ row, meter }];
-    });
-    return { found: drift, rows: found.reduce((sum, { compared }) => sum + compared, 0) };
-  }
-
-  /** Invalidates answers about the day. Corrections take these locks in this order, too. */
-  const changing = (
-    { merchantId, date }: MerchantDay,
-    grain: 'day' | 'month',
-    work: (transaction: Executor) => Promise<void>,
-  ) =>
-    inTransaction(dataSource, async (transaction) => {
-      if (grain === 'day') await runSql(transaction, 'touch-days', [merchantId, [date]], z.unknown());
-      else await runSql(transaction, 'touch-month', [merchantId, date], z.unknown());
-      await lockMeters(transaction);
-      await work(transaction);
-    });
-
   return {
-    async compareDay({ merchantIds, date, within }, repair) {
-      const wrong: Found[] = [];
-      const compared = await inTransaction(dataSource, async (transaction) => {
-        wrong.length = 0;
-        const pending = new Set<string>();
-        await lockMeters(transaction);
-        const meters = await rollups.metersOf(transaction);
-        if (meters.length === 0 || (await partitions.open(transaction, [date])).length === 0)
-          return { rows: 0, pending };
-        const isOld = date < (await rollups.horizonOf(transaction));
-        const table = isOld ? 'meter_days' : 'meter_quarters';
-        const scope = { of: 'day' as const, merchantIds, date, within: isOld ? undefined : within };
-        const checksValues = await hasOverflows(transaction, merchantIds, date);
-        let rows = 0;
-        for (const [kind, own] of byKind(meters)) {
-          const { bind, values } = bindings();
-          const text = compareRows(kind, table, own, { scope, checksValues }, bind);
-          const each = await run(transaction, meters, table, { text, values });
-          wrong.push(...each.found);
-          rows += each.rows;
-        }
-        const waiting = await runSql(transaction, 'meter-pending-merchants', [merchantIds, date], MerchantRow);
-        for (const { merchant_id } of waiting) pending.add(merchant_id);
-        return { rows, pending };
-      });
-      if (repair)
-        for (const merchantId of new Set(wrong.map(({ row }) => row.merchantId))) {
-          const ids = new Set(wrong.filter(({ row }) => row.merchantId === merchantId).map(({ meter }) => meter.id));
-          await changing({ merchantId, date }, 'day', async (transaction) => {
-            const own = (await rollups.metersOf(transaction)).filter(({ id }) => ids.has(id));
-            await rollups.recompute(transaction, own, { merchantId, date, within });
-          });
-        }
-      return { ...compared, drift: wrong.map(({ row }) => row) };
+    async compareDay(scope, repair) {
+      const comparison = await inTransaction(dataSource, (transaction) => compareDay(transaction, scope));
+      if (repair) await recomputeDay(scope, comparison.drift);
+      return comparison;
     },
 
-    async compareFolds({ merchantIds, startDate, endDate }, repair) {
-      const drift: MeterDrift[] = [];
-      const rows = await inTransaction(dataSource, async (transaction) => {
-        drift.length = 0;
-        await lockMeters(transaction);
-        const meters = await rollups.metersOf(transaction);
-        const horizon = await rollups.horizonOf(transaction);
-        let compared = 0;
-        for (const [kind, own] of byKind(meters))
-          for (const folded of FOLDED) {
-            const { grain, periodOf } = folded;
-            const start = periodOf(startDate).startDate;
-            const [first, last] = [grain === 'day' && start < horizon ? horizon : start, periodOf(endDate).startDate];
-            if (first > last) continue;
-            const { bind, values } = bindings();
-            const text = compareFolds(kind, folded, own, { merchantIds, first, last }, bind);
-            const each = await run(transaction, meters, folded.table, { text, values });
-            drift.push(...each.found.map(({ row }) => row));
-            compared += each.rows;
-          }
-        return compared;
-      });
-      if (repair)
-        for (const { merchantId, date, rollup } of drift) {
-          // Folding a month makes its trimester dirty, and that its year.
-          const grain = rollup === 'meter_days' ? 'day' : 'month';
-          await changing({ merchantId, date }, grain, (transaction) =>
-            rollups.mark(transaction, merchantId, date, grain === 'day' ? date : addDays(date, 1)),
-          );
-        }
-      return { drift, rows };
+    async compareFolds(scope, repair) {
+      const comparison = await inTransaction(dataSource, (transaction) => compareFolds(transaction, scope));
+      if (repair) for (const each of comparison.drift) await markPeriod(each);
+      return comparison;
     },
 
     unchecked: async ({ startDate, endDate }, after, limit) =>
@@ -253,40 +150,145 @@ export function createMeterChecks(
       return (await runSql(dataSource, name, [], MerchantRow)).map(({ merchant_id }) => merchant_id);
     },
   };
+
+  async function compareDay(transaction: Executor, { merchantIds, date, within }: ScopeOfDay) {
+    await lockMeters(transaction);
+    const active = await activeMeters(transaction);
+    if (active.length === 0 || (await partitions.open(transaction, [date])).length === 0)
+      return { drift: [], rows: 0, pending: new Set<string>() };
+    const hasQuarters = date >= (await firstDayOfQuarters(transaction));
+    const table = hasQuarters ? 'meter_quarters' : 'meter_days';
+    const scope: EventsOfDay = { of: 'day', merchantIds, date, within: hasQuarters ? within : undefined };
+    const checksValues = await hasOverflows(transaction, merchantIds, date);
+    const found: MeterComparison[] = [];
+    for (const [kind, meters] of byKind(active)) {
+      const source = (bind: Bind) => sourceOfEvents({ kind, table, meters }, { scope, checksValues }, bind);
+      found.push(await compare(transaction, { table, meters, merchantIds }, source));
+    }
+    const waiting = await runSql(transaction, 'meter-pending-merchants', [merchantIds, date], MerchantRow);
+    return { ...together(found), pending: new Set(waiting.map(({ merchant_id }) => merchant_id)) };
+  }
+
+  async function recomputeDay({ date, within }: ScopeOfDay, drift: readonly MeterDrift[]): Promise<void> {
+    for (const merchantId of new Set(drift.map((each) => each.merchantId))) {
+      // A key names one meter of a merchant.
+      const keys = new Set(drift.filter((each) => each.merchantId === merchantId).map(({ meter }) => meter));
+      await changing({ merchantId, date }, 'day', async (transaction) => {
+        const meters = (await activeMeters(transaction)).filter(({ key }) => keys.has(key));
+        await recompute(transaction, meters, { merchantId, date, within });
+      });
+    }
+  }
+
+  /** The next fold rebuilds the period. */
+  function markPeriod({ merchantId, date, rollup }: MeterDrift): Promise<void> {
+    // Folding a month makes its trimester dirty, and that its year.
+    const grain = rollup === 'meter_days' ? 'day' : 'month';
+    return changing({ merchantId, date }, grain, (transaction) =>
+      markDirty(transaction, { merchantId, date }, grain === 'day' ? date : addDays(date, 1)),
+    );
+  }
+
+  /** Invalidates answers about the day. Corrections take these locks in this order, too. */
+  function changing(
+    { merchantId, date }: MerchantDay,
+    grain: 'day' | 'month',
+    work: (transaction: Executor) => Promise<void>,
+  ): Promise<void> {
+    return inTransaction(dataSource, async (transaction) => {
+      if (grain === 'day') await runSql(transaction, 'touch-days', [merchantId, [date]], z.unknown());
+      else await runSql(transaction, 'touch-month', [merchantId, date], z.unknown());
+      await lockMeters(transaction);
+      await work(transaction);
+    });
+  }
 }
 
-/** Compares events with a rollup: a row per meter and merchant, as `compared` writes it. */
-function compareRows(
-  kind: Kind,
-  table: 'meter_quarters' | 'meter_days',
-  meters: readonly MeterSpec[],
-  options: RowsOptions & { scope: EventScope & { of: 'day' } },
-  bind: Bind,
-): string {
-  const { merchantIds, date, within } = options.scope;
-  const rows = rowsOf(meters, options, bind);
-  const day = `${bind(date)}::date`;
-  const midnight = (of: string) => `${of}::timestamp at time zone 'UTC'`;
-  const stored =
-    table === 'meter_days'
-      ? `date = ${day}`
-      : `bucket >= ${within ? `${bind(within.from)}::timestamptz` : midnight(day)}
-    and bucket < ${within ? `${bind(within.until)}::timestamptz` : midnight(`(${day} + 1)`)}`;
-  return `with ${rows},
-made as (${foldedRows(kind, 'rows as fine', `fine.${PERIOD[table]}`)}),
-${compared(table, meters, merchantIds, stored, bind)}`;
+/** Compares days with their quarter hours, and coarser clean periods with the next finer rollup. */
+async function compareFolds(transaction: Executor, { merchantIds, startDate, endDate }: ScopeOfPeriods) {
+  await lockMeters(transaction);
+  const active = await activeMeters(transaction);
+  const quartersFrom = await firstDayOfQuarters(transaction);
+  const found: MeterComparison[] = [];
+  for (const [kind, meters] of byKind(active))
+    for (const folded of FOLDED) {
+      const { grain, periodOf, table } = folded;
+      const start = periodOf(startDate).startDate;
+      const first = grain === 'day' && start < quartersFrom ? quartersFrom : start;
+      const last = periodOf(endDate).startDate;
+      if (first > last) continue;
+      const source = (bind: Bind) => sourceOfPeriods({ kind, folded, meters }, { merchantIds, first, last }, bind);
+      found.push(await compare(transaction, { table, meters, merchantIds }, source));
+    }
+  return together(found);
 }
 
-/** Compares finer rows with a coarser rollup, for clean periods of a range. */
-function compareFolds(
-  kind: Kind,
-  { grain, table, column, finer, length, unit }: Folded,
-  meters: readonly MeterSpec[],
-  { merchantIds, first, last }: { merchantIds: readonly string[]; first: string; last: string },
+const together = (comparisons: readonly MeterComparison[]): MeterComparison => ({
+  drift: comparisons.flatMap(({ drift }) => drift),
+  rows: comparisons.reduce((sum, { rows }) => sum + rows, 0),
+});
+
+/**
+ * What a rollup must equal: common table expressions that end with `made`, and the rows of the rollup to compare with it.
+ */
+type Source = { made: string; stored: string };
+
+/** Compares the rows of meters in a rollup with their source. */
+async function compare(
+  transaction: Executor,
+  { table, meters, merchantIds }: { table: RollupTable; meters: readonly MeterRow[]; merchantIds: readonly string[] },
+  sourceOf: (bind: Bind) => Source,
+): Promise<MeterComparison> {
+  const { bind, values } = bindings();
+  const { made, stored } = sourceOf(bind);
+  const ofMeters = `meter_id = any(${bind(meters.map(({ id }) => id))}::int[])`;
+  const where = `${ofMeters} and merchant_id = any(${bind(merchantIds)}::text[])
+    and ${stored}`;
+  const rows = ((await transaction.query(`with ${made},\n${compared(table, where)}`, values)) as unknown[]).map((row) =>
+    ComparedRow.parse(row),
+  );
+  const drift = rows.flatMap(({ meter_id, merchant_id, date, apart, first }): MeterDrift[] => {
+    if (apart === 0 || first === null) return [];
+    const { key, scale, dimensions } = meters.find(({ id }) => id === meter_id)!;
+    const group = first.group.slice(0, dimensions.length);
+    return [
+      { meter: key, scale, merchantId: merchant_id, date, rollup: table, rows: apart, first: { ...first, group } },
+    ];
+  });
+  return { drift, rows: rows.reduce((sum, row) => sum + row.compared, 0) };
+}
+
+type EventsOfDay = EventScope & { of: 'day' };
+
+/** Makes the rows of quarter hours or days from the events of a day. */
+function sourceOfEvents(
+  { kind, table, meters }: { kind: Kind; table: 'meter_quarters' | 'meter_days'; meters: readonly MeterRow[] },
+  { scope, checksValues }: { scope: EventsOfDay; checksValues: boolean },
   bind: Bind,
-): string {
+): Source {
+  const rows = rowsOf(meters, { scope, checksValues }, bind);
+  const day = `${bind(scope.date)}::date`;
+  const midnight = (date: string) => `${date}::timestamp at time zone 'UTC'`;
+  const [from, until] = scope.within
+    ? [`${bind(scope.within.from)}::timestamptz`, `${bind(scope.within.until)}::timestamptz`]
+    : [midnight(day), midnight(`(${day} + 1)`)];
+  return {
+    made: `${rows},
+made as (${foldedRows(kind, 'rows as fine', `fine.${PERIOD[table]}`)})`,
+    stored: table === 'meter_days' ? `date = ${day}` : `bucket >= ${from} and bucket < ${until}`,
+  };
+}
+
+/** Makes the rows of clean periods of a range from the next finer rollup. */
+function sourceOfPeriods(
+  { kind, folded, meters }: { kind: Kind; folded: Folded; meters: readonly MeterRow[] },
+  { merchantIds, ...range }: { merchantIds: readonly string[]; first: Day; last: Day },
+  bind: Bind,
+): Source {
+  const { grain, column, finer, unit } = folded;
   const merchants = `${bind(merchantIds)}::text[]`;
-  const [ids, from, to] = [bind(meters.map(({ id }) => id)), `${bind(first)}::date`, `${bind(last)}::date`];
+  const ids = `${bind(meters.map(({ id }) => id))}::int[]`;
+  const [first, last] = [`${bind(range.first)}::date`, `${bind(range.last)}::date`];
   // Read first: on Citus, marks are on the coordinator.
   const dirty = `select merchant_id, period from meter_marks where grain = '${grain}' and merchant_id = any(${merchants})
   union
@@ -298,37 +300,29 @@ function compareFolds(
     finer === 'meter_quarters'
       ? "(rollup.bucket at time zone 'UTC')::date"
       : `date_trunc('${unit}', rollup.${PERIOD[finer]})::date`;
-  const isWithin =
-    finer === 'meter_quarters'
-      ? `bucket >= ${from}::timestamp at time zone 'UTC' and bucket < (${to} + 1)::timestamp at time zone 'UTC'`
-      : `${PERIOD[finer]} >= ${from} and ${PERIOD[finer]} < (${to} + interval '${length}')::date`;
   const fine = `(select *, ${period} as period from ${finer} as rollup
-    where ${isWithin} and meter_id = any(${ids}::int[]) and merchant_id = any(${merchants}) and ${isClean(period)})`;
-  return `with dirty as materialized (
+    where ${finerRows(folded, 'rollup', [first, last])} and meter_id = any(${ids}) and merchant_id = any(${merchants})
+      and ${isClean(period)})`;
+  return {
+    made: `dirty as materialized (
   ${dirty}
 ),
-made as (${foldedRows(kind, `${fine} as fine`, 'fine.period')}),
-${compared(table, meters, merchantIds, `${column} between ${from} and ${to} and ${isClean(`rollup.${column}`)}`, bind)}`;
+made as (${foldedRows(kind, `${fine} as fine`, 'fine.period')})`,
+    stored: `${column} between ${first} and ${last} and ${isClean(`rollup.${column}`)}`,
+  };
 }
 
 /**
  * Ends a comparison of `made` with a rollup: rows by meter, merchant and day, with the number of differences and one
  * example.
  */
-function compared(
-  table: RollupTable,
-  meters: readonly MeterSpec[],
-  merchantIds: readonly string[],
-  where: string,
-  bind: Bind,
-): string {
+function compared(table: RollupTable, where: string): string {
   const day = table === 'meter_quarters' ? "(period at time zone 'UTC')::date" : 'period';
   const isApart = '(made.value, made.at, made.event_id) is distinct from (stored.value, stored.at, stored.event_id)';
   return `stored as (
   select meter_id, merchant_id, ${PERIOD[table]} as period, ${KEYS}, value, at, event_id
   from ${table} as rollup
-  where meter_id = any(${bind(meters.map(({ id }) => id))}::int[]) and merchant_id = any(${bind(merchantIds)}::text[])
-    and ${where}
+  where ${where}
 )
 select meter_id, merchant_id, ${day} as date, count(*)::int as compared, (count(*) filter (where ${isApart}))::int as apart,
   (array_agg(json_build_object('period', period::text, 'group', array[d1, d2, d3, d4], 'journal', made.value::text,

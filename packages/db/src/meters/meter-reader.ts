@@ -5,9 +5,10 @@ import type { MeterRow } from '../entities/meter.ts';
 import { atOneMoment } from '../one-moment.ts';
 import { estimatedRows } from '../query-plan.ts';
 import { DateText } from '../rows.ts';
+import { type Bind, bindings } from '../run-sql.ts';
 import { exactly, type SumOf } from '../unit-sums.ts';
-import { type Bind, bindings, type Edge, type EventScope, propertyOf, rowsOf } from './event-rows.ts';
-import { AROUND, FOLDED, type Grain, kindOf, START_AROUND } from './rollup-sql.ts';
+import { type Edge, type EventScope, propertyOf, rowsOf } from './event-rows.ts';
+import { AROUND, FOLDED, finerRows, type Grain, kindOf, START_AROUND } from './rollup-sql.ts';
 
 export type MeterScope = {
   merchantIds?: readonly string[] | undefined;
@@ -352,7 +353,8 @@ function selectWhole(selection: Selection, whole: ReadPlan['whole']): string[] {
   const parts: string[] = [];
   /** Ranges of periods that may be dirty: of this grain, and those inside of coarser ones. */
   const reachable: DayRange[] = [];
-  for (const { grain, table, column, finer, length } of COARSEST_FIRST) {
+  for (const folded of COARSEST_FIRST) {
+    const { grain, table, column } = folded;
     for (const range of whole[grain])
       parts.push(`select ${columns('r', midnight(`r.${column}`))} from ${table} as r
         where r.meter_id = ${meter.id} ${ofMerchants('r')} and ${isWithin(`r.${column}`, range)}
@@ -360,20 +362,14 @@ function selectWhole(selection: Selection, whole: ReadPlan['whole']): string[] {
     reachable.push(...whole[grain]);
     if (reachable.length === 0) continue;
     const ranges = reachable.map((range) => isWithin('dirty.period', range)).join(' or ');
-    const next = FOLDED.find((each) => each.table === finer);
+    const next = FOLDED.find((each) => each.table === folded.finer);
     // The finer rows of dirty periods, but not those that are dirty themselves.
-    parts.push(
-      next
-        ? `select ${columns('f', midnight(`f.${next.column}`))} from marks as dirty
-          join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
-            and f.${next.column} >= dirty.period and f.${next.column} < (dirty.period + interval '${length}')::date
-          where dirty.grain = '${grain}' and (${ranges})
-            and not ${isMarked(next.grain, 'f', `f.${next.column}`)} ${ofFilters}`
-        : `select ${columns('f', 'f.bucket')} from marks as dirty
-          join ${finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
-            and f.bucket >= ${midnight('dirty.period')} and f.bucket < ${midnight('(dirty.period + 1)')}
-          where dirty.grain = '${grain}' and (${ranges}) ${ofFilters}`,
-    );
+    const moment = next ? midnight(`f.${next.column}`) : 'f.bucket';
+    const isClean = next ? `and not ${isMarked(next.grain, 'f', `f.${next.column}`)}` : '';
+    parts.push(`select ${columns('f', moment)} from marks as dirty
+        join ${folded.finer} as f on f.meter_id = ${meter.id} and f.merchant_id = dirty.merchant_id
+          and ${finerRows(folded, 'f', ['dirty.period', 'dirty.period'])}
+        where dirty.grain = '${grain}' and (${ranges}) ${isClean} ${ofFilters}`);
   }
   return parts;
 }

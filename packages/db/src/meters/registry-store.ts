@@ -6,7 +6,7 @@ import { DateText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 import { boundWaits } from '../transactions.ts';
 import { In, IsNull } from '../typeorm.ts';
-import { lockMeters } from './meter-lock.ts';
+import { lockMeters } from './meter-state.ts';
 import { declareScale } from './metric-types-store.ts';
 
 export type StoredMeter = MeterRow & {

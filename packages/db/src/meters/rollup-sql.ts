@@ -109,6 +109,14 @@ order by meter_id, merchant_id collate "C", ${period}, d1 collate "C", d2 collat
 on conflict (meter_id, merchant_id, ${period}, ${KEYS}) do update set ${MERGED[kind]}`;
 }
 
+/** Restricts finer rows to those of the coarser periods from `first` to `last`, which are dates. */
+export function finerRows({ finer, length }: Folded, rows: string, [first, last]: readonly [string, string]): string {
+  const period = `${rows}.${PERIOD[finer]}`;
+  return finer === 'meter_quarters'
+    ? `${period} >= ${first}::timestamp at time zone 'UTC' and ${period} < (${last} + 1)::timestamp at time zone 'UTC'`
+    : `${period} >= ${first} and ${period} < (${last} + interval '${length}')::date`;
+}
+
 /**
  * Selects coarser rows from finer ones: `from` yields the wanted rows as `fine`, `period` is the coarser period of
  * each.

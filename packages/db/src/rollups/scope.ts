@@ -10,7 +10,7 @@ import {
 } from '@tally/contracts';
 import { z } from 'zod';
 import { DateText } from '../rows.ts';
-import { type Executor, runSql } from '../run-sql.ts';
+import { type Bind, type Executor, runSql } from '../run-sql.ts';
 import type { SumOf } from '../unit-sums.ts';
 import type { RolledUp } from './rolled-up.ts';
 import { TEAM, withTeams } from './teams.ts';
@@ -82,14 +82,6 @@ const MissingRow = z.object({
   quarter_month: DateText,
   quarter_merchant: z.string(),
 });
-
-export type Bind = (value: unknown) => string;
-
-/** Returns the values of a statement, and a function that adds one and returns its place in the text. */
-export function bindings(): { bind: Bind; values: unknown[] } {
-  const values: unknown[] = [];
-  return { values, bind: (value) => `$${values.push(value)}` };
-}
 
 type SourceOptions = {
   at?: boolean;

@@ -75,7 +75,7 @@ export type StoredFormsStore = {
 
 export type FormsScope = { merchantIds?: readonly string[] | undefined; startDate: Day; endDate: Day };
 
-const Book = z
+const Forms = z
   .object({
     merchant_id: z.string(),
     date: DateText,
@@ -116,14 +116,14 @@ export function createStoredFormsStore(dataSource: DataSource): StoredFormsStore
   return {
     async read({ merchantIds, startDate, endDate }, transaction) {
       await shareMoment(dataSource, transaction);
-      return runSql(transaction, 'books', [merchantIds ?? null, startDate, endDate], Book);
+      return runSql(transaction, 'stored-forms', [merchantIds ?? null, startDate, endDate], Forms);
     },
     periodsApart: ({ merchantIds, startDate, endDate }) =>
       atOneMoment(dataSource, (runner) =>
-        runSql(runner as Executor, 'period-books', [merchantIds ?? null, startDate, endDate], Period),
+        runSql(runner as Executor, 'period-drift', [merchantIds ?? null, startDate, endDate], Period),
       ),
     pricedApart: ({ merchantIds, startDate, endDate }, transaction) =>
-      runSql(transaction, 'priced-books', [merchantIds ?? null, startDate, endDate], Period),
+      runSql(transaction, 'priced-drift', [merchantIds ?? null, startDate, endDate], Period),
     async merchants(startDate, endDate) {
       const name = (await isDistributed(dataSource)) ? 'merchants-between-nodes' : 'merchants-between';
       const rows = await runSql(dataSource, name, [startDate, endDate], z.object({ merchant_id: z.string() }));

@@ -12,24 +12,12 @@ import {
 } from '@tally/contracts';
 import { z } from 'zod';
 import { DateText, MeasureRow, Units } from '../rows.ts';
-import { type Executor, runSql } from '../run-sql.ts';
+import { bindings, type Executor, runSql } from '../run-sql.ts';
 import type { SumOf } from '../unit-sums.ts';
-import {
-  ALL_DIMENSIONS,
-  type Bind,
-  bindings,
-  type Condition,
-  DIMENSIONS,
-  filtered,
-  isAmong,
-  type Missing,
-  measuresOf,
-  pendingOf,
-  readsDocuments,
-  type Scope,
-  source,
-} from './scope.ts';
-import { TEAM, withTeams } from './teams.ts';
+import { breakdownStatement, MAX_UNSURE } from './breakdown-statement.ts';
+import { anySum, columnOf, columnsOf, grouped, known, PROVIDERS, sumsOf, userOf } from './grouping.ts';
+import { overviewStatement } from './overview-statement.ts';
+import { ALL_DIMENSIONS, DIMENSIONS, filtered, type Missing, readsDocuments, type Scope, source } from './scope.ts';
 
 /** The sums of some events, in units. */
 export type Sums = Record<Measure, UnitsType> & {
@@ -124,53 +112,6 @@ export type ExportQuestion = Scope & { by?: BreakdownBy | undefined };
 /** With `by`, the dimensions are `key_1` and, for two groupings, `key_2`. A model has its providers. */
 export type ExportRow = Sums & { dimensions: Record<string, string>; providers?: string[] | undefined };
 
-/** With the table's name: a bare one would be the page's column, which is text. */
-const SORT: Record<SortBy, string> = {
-  cost: 'groups.cost',
-  requests: 'groups.requests',
-  failedRequests: 'groups.failed_requests',
-  promptTokens: 'groups.prompt_tokens',
-  completionTokens: 'groups.completion_tokens',
-  totalTokens: '(groups.prompt_tokens + groups.completion_tokens)',
-  key: 'groups.key_1',
-};
-
-/** The measures of a sort value, beside the requests that are always read. */
-const RANKED_BY: Record<SortBy, readonly Measure[]> = {
-  cost: ['cost'],
-  requests: [],
-  failedRequests: ['failed_requests'],
-  promptTokens: ['prompt_tokens'],
-  completionTokens: ['completion_tokens'],
-  totalTokens: ['prompt_tokens', 'completion_tokens'],
-  key: [],
-};
-/** More groups than this whose ranked measures are 0 are not looked up one by one: all groups are read whole. */
-const MAX_UNSURE = 500;
-const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
-
-const sumsOf = (scope: Scope, sum: SumOf = 'sum', measures: readonly string[] = measuresOf(scope)) =>
-  measures.map((name) => `coalesce(${sum}(${name}), 0) as ${name}`).join(', ');
-
-/** The measures of a row as members of a JSON object: as text, since a JSON number is not exact. */
-const textsOf = (scope: Scope) =>
-  measuresOf(scope)
-    .map((name) => `'${name}', ${name}::text`)
-    .join(', ');
-
-/** The groups of a relation with the highest cost, as one JSON array in their order. */
-const topOf = (groups: string, scope: Scope, limit: string, more = '') => `(
-  select json_agg(
-    json_build_object('keys', array[key], 'sort_value', cost::text, ${textsOf(scope)} ${more})
-    order by cost desc, key collate "C" desc)
-  from (select * from ${groups} order by cost desc, key collate "C" desc limit ${limit}) as page
-)`;
-
-const anySum = (scope: Scope, sum: SumOf = 'sum') =>
-  measuresOf(scope)
-    .map((name) => `${sum}(${name}) <> 0`)
-    .join(' or ');
-
 /**
  * Creates a reader that sums possibly many groups with `fastest`, and reads what is `missing` beside derived rollups.
  */
@@ -178,79 +119,12 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
   const sumFor = (scope: Scope): SumOf => (readsDocuments(scope) ? 'sum' : fastest);
   const rowsOf = async (text: string, values: unknown[]) => (await executor.query(text, values)) as unknown[];
   return {
-    async breakdown({ totals, ...question }) {
-      const { bind, values } = bindings();
-      const groupings: Grouping[] = [question.by].flat();
-      const columns = groupings.map(columnOf);
-      const list = columns.join(', ');
-      const keys = groupings.map((_, index) => `key_${index + 1}`);
-      const sum = sumFor(question);
-      const pending = pendingOf({ ...question, parts: [...question.parts, ...(totals ?? [])] }, bind, missing);
-      const from = (
-        parts: readonly PlanPart[],
-        columns: string,
-        more: { measures?: readonly string[]; only?: Condition },
-      ) =>
-        source({ ...question, parts }, columns, bind, {
-          ...{ sum, missing, isPendingNamed: pending !== undefined },
-          ...more,
-        });
-      // The providers of a model are listed beside its sums.
-      const providers = isByModel(groupings);
-      const some = anySum(question, sum);
-      const listed = columns.map((column, index) => `${known(column)} as ${keys[index]}, ${column}`).join(', ');
-      const groupsOf = (only?: Condition) => {
-        const part = from(question.parts, columnsOf(groupings), { only });
-        return `
-        select ${listed}, ${sumsOf(question, sum)} ${providers ? `, ${PROVIDERS}` : ''}
-        from ${grouped(groupings, part, { sums: sumsOf(question, sum), some })}
-        group by ${list} having ${some}`;
-      };
-
-      const { sort, pageBy } = orderOf(question, bind);
-      // A group that these leave at zero may still have another measure, so it is read whole as well.
-      const ranking = ['requests', ...RANKED_BY[question.sortBy]];
-      const isSure = `(${ranking.map((name) => `groups.${name} <> 0`).join(' or ')})`;
-      const hashed = isAmong(columns, `select ${list} from candidates`);
-      const byMerchant = Boolean(question.merchantIds?.length) || columns.includes('merchant_id');
-      const indexed = columns.map((column) => `${column} = any(array(select ${column} from candidates))`).join(' and ');
-      const candidates = { hashed, indexed, byMerchant };
-      // Without names of keys: possibly half a million groups are written down.
-      const groups = totals
-        ? `ranks as materialized (
-            select ${list}, ${sumsOf(question, sum, ranking)}
-            from (${from(question.parts, columnsOf(groupings), { measures: ranking })}) as part
-            group by ${list}
-          ),
-          candidates as materialized (
-            (select ${list} from ranks as groups
-              where ${isSure} and ${pageBy(columns.map((column) => known(`groups.${column}`)))})
-            union all
-            (select ${list} from ranks as groups where not ${isSure} limit ${MAX_UNSURE})
-          ),
-          groups as materialized (${groupsOf(candidates)})`
-        : `groups as materialized (${groupsOf()})`;
-      const count = totals
-        ? `(select count(*) from ranks as groups where ${isSure}) + count(*) filter (where not ${isSure})`
-        : 'count(*)';
-      const unsure = totals ? `(select count(*) from ranks as groups where not ${isSure})` : '0';
-      // Only the page is made into text, and the groups are read once for everything derived from them.
-      const [answer] = await rowsOf(
-        `with ${pending ? `pending as materialized (${pending}),` : ''} ${groups}
-        select
-          (select json_agg(json_build_object(
-            'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${textsOf(question)}
-            ${providers ? `, 'providers', providers` : ''}))
-          from (select *, ${sort} as sort_value from groups where ${pageBy(keys.map((key) => `groups.${key}`))}) as page) as rows,
-          (select ${count} from groups) as total,
-          ${unsure}::int as unsure,
-          whole.*
-        from (select ${sumsOf(question)} from ${totals ? `(${from(totals, '', {})}) as part` : 'groups'}) as whole`,
-        values,
-      );
-      const { rows: page, total, unsure: left, ...sums } = GroupedRow.parse(answer);
-      if (left > MAX_UNSURE) return this.breakdown(question);
-      return { rows: page ?? [], total, totals: sums };
+    async breakdown(question) {
+      const { text, values } = breakdownStatement(question, { sum: sumFor(question), missing });
+      const [answer] = await rowsOf(text, values);
+      const { rows, total, unsure, ...sums } = GroupedRow.parse(answer);
+      if (unsure > MAX_UNSURE) return this.breakdown({ ...question, totals: undefined });
+      return { rows: rows ?? [], total, totals: sums };
     },
 
     async byDay(scope) {
@@ -286,73 +160,11 @@ export function readerOf(executor: Executor, fastest: SumOf, missing: Missing): 
       return ActiveRow.parse(row).users;
     },
 
-    async overview({ parts, limits, ...filters }) {
-      const { bind, values } = bindings();
-      const users: Scope = { ...filters, parts: parts.users };
-      const models: Scope = { ...filters, parts: parts.models };
-      const days: Scope = { ...filters, parts: parts.days };
-      const all: Scope = { ...filters, parts: [users, models, days].flatMap((scope) => scope.parts) };
-      const sum = sumFor(all);
-      // Found once, not once for each of the three: that costs more than the rollups of all merchants.
-      const pending = pendingOf(all, bind, missing);
-      const rowsFor = (scope: Scope, columns: string, more: { measures?: readonly string[]; only?: Condition } = {}) =>
-        source(scope, columns, bind, { sum, missing, isPendingNamed: pending !== undefined, ...more });
-      const from = (...asked: Parameters<typeof rowsFor>) => `(${rowsFor(...asked)}) as part`;
-      const ofModels = { sums: sumsOf(models, sum), some: anySum(models, sum) };
-      const user = userOf(users);
-      // In one merchant, a row of `active` has the whole user.
-      const isOneMerchant = user === 'user_id';
-      const ranks = isOneMerchant
-        ? 'active'
-        : `(select user_id, ${sum}(requests) as requests, ${sum}(cost) as cost from active group by user_id) as ranks`;
-      // Found once: each part of the union would look for them.
-      const firstMerchants = isOneMerchant
-        ? ''
-        : `first_merchants as materialized (
-          select distinct merchant_id from active where user_id in (select user_id from first_users)
-        ),`;
-      const ofFirstUsers = {
-        hashed: isAmong(['user_id'], 'select user_id from first_users'),
-        indexed: [
-          'user_id = any(array(select user_id from first_users))',
-          ...(isOneMerchant ? [] : ['merchant_id = any(array(select merchant_id from first_merchants))']),
-        ].join(' and '),
-        byMerchant: true,
-      };
-      const [answer] = await rowsOf(
-        `with ${pending ? `pending as materialized (${pending}),` : ''}
-        active as materialized (
-          select ${user}, coalesce(${sum}(requests), 0) as requests, coalesce(${sum}(cost), 0) as cost
-          from ${from(users, user, { measures: ['requests', 'cost'] })} where user_id <> '' group by ${user}
-        ),
-        first_users as (
-          select user_id
-          from ${ranks}
-          where requests <> 0 or cost <> 0
-          order by cost desc, user_id collate "C" desc
-          limit ${bind(limits.users)}
-        ),
-        ${firstMerchants}
-        users as (
-          select user_id as key, ${sumsOf(users)} from ${from(users, user, { only: ofFirstUsers })} group by user_id
-        ),
-        models as (
-          select ${known('model')} as key, ${PROVIDERS}, ${ofModels.sums}
-          from ${grouped(['model'], rowsFor(models, 'model, provider'), ofModels)}
-          group by model having ${ofModels.some}
-        ),
-        days as (
-          select date, ${sumsOf(days, sum)} from ${from(days, 'date')} group by date
-        )
-        select
-          (select count(*) from active where requests > 0) as active_users,
-          ${topOf('users', users, bind(limits.users))} as users,
-          ${topOf('models', models, bind(limits.models), `, 'providers', providers`)} as models,
-          (select json_agg(json_build_object('date', date::text, ${textsOf(days)}) order by date) from days) as by_day`,
-        values,
-      );
-      const { active_users: activeUsers, users: first, models: dearest, by_day: byDay } = OverviewRow.parse(answer);
-      return { activeUsers, users: first ?? [], models: dearest ?? [], byDay: byDay ?? [] };
+    async overview(question) {
+      const { text, values } = overviewStatement(question, { sumFor, missing });
+      const [answer] = await rowsOf(text, values);
+      const { active_users: activeUsers, users, models, by_day: byDay } = OverviewRow.parse(answer);
+      return { activeUsers, users: users ?? [], models: models ?? [], byDay: byDay ?? [] };
     },
 
     async series({ starts, end, by, limit, ...scope }) {
@@ -521,64 +333,3 @@ const OverviewRow = z.object({
   models: GroupsRow,
   by_day: z.array(DayRow).nullable(),
 });
-
-/** Returns the value that groups are sorted by, and what selects a page in this order by the keys of a group. */
-function orderOf(question: Question, bind: Bind): { sort: string; pageBy(keys: readonly string[]): string } {
-  const { sortBy, order, after, limit } = question;
-  const isByKey = sortBy === 'key';
-  const sort = sortBy === 'totalTokens' && readsDocuments(question) ? TOKENS_OF_DOCUMENTS : SORT[sortBy];
-  const most = bind(limit);
-  const last = after && [
-    `${bind(after.value)}::${isByKey ? 'text' : 'numeric'}`,
-    ...after.keys.map((key) => `${bind(key)} collate "C"`),
-  ];
-  return {
-    sort,
-    pageBy(keys) {
-      const sorted = keys.map((key) => `${key} collate "C"`);
-      const places = [isByKey ? sorted[0]! : sort, ...sorted];
-      const isAfter = last
-        ? `(${[isByKey ? keys[0]! : sort, ...sorted].join(', ')}) ${order === 'asc' ? '>' : '<'} (${last.join(', ')})`
-        : 'true';
-      return `${isAfter} order by ${places.map((place) => `${place} ${order}`).join(', ')} limit ${most}`;
-    },
-  };
-}
-
-/** Identifies users: a user id is a name within a merchant. */
-const userOf = ({ merchantIds }: Scope) => (merchantIds?.length === 1 ? 'user_id' : 'merchant_id, user_id');
-
-/** Returns a dimension as answered: '' in the rollups is an event without it. */
-const known = (column: string) => `coalesce(nullif(${column}, ''), 'unknown')`;
-/** The providers that the rows of a group came from. */
-const PROVIDERS = `array_agg(distinct ${known('provider')}) as providers`;
-
-const isByModel = (groupings: readonly Grouping[]) => groupings.length === 1 && groupings[0] === 'model';
-
-/** The columns that groupings are computed from. The providers of a model are listed beside its sums. */
-function columnsOf(groupings: readonly Grouping[]): string {
-  const columns = groupings.flatMap((by) => (by === 'team' ? ['merchant_id', 'user_id', 'api_key'] : [DIMENSIONS[by]]));
-  return [...new Set([...columns, ...(isByModel(groupings) ? ['provider'] : [])])].join(', ');
-}
-
-const columnOf = (by: Grouping): string => (by === 'team' ? 'team' : DIMENSIONS[by]);
-
-/**
- * The rows of a part in the form needed for grouping: with their team if requested, or summed by model and provider if
- * providers are listed, without those that sum to zero. `time`: the column of the period.
- */
-function grouped(
-  groupings: readonly Grouping[],
-  part: string,
-  { sums, some, time }: { sums: string; some: string; time?: string },
-): string {
-  if (isByModel(groupings) && !time)
-    return `(select model, provider, ${sums} from (${part}) as part group by model, provider having ${some}) as part`;
-  if (!groupings.includes('team')) return `(${part}) as part`;
-  const columns = [columnsOf(groupings), ...(time ? [time] : [])].join(', ');
-  // Looked up once per key and user, not once per row.
-  return `(
-    select groups.*, ${TEAM} as team
-    from (select ${columns}, ${sums} from (${part}) as part group by ${columns}) as ${withTeams('groups')}
-  ) as part`;
-}

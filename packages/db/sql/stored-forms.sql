@@ -43,7 +43,7 @@ adjustments as (
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3 and metrics is not null
 ),
 rollups as (
-  select 'daily' as book, merchant_id, date, metric_type, metric_value
+  select 'daily' as form, merchant_id, date, metric_type, metric_value
   from usage_daily
   cross join lateral (values
     ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
@@ -51,7 +51,7 @@ rollups as (
   ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
-  select 'daily_models' as book, merchant_id, date, metric_type, metric_value
+  select 'daily_models' as form, merchant_id, date, metric_type, metric_value
   from usage_daily_models
   cross join lateral (values
     ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
@@ -59,7 +59,7 @@ rollups as (
   ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
-  select 'daily_models' as book, merchant_id, date, metric_type, metric_value
+  select 'daily_models' as form, merchant_id, date, metric_type, metric_value
   from usage_pending
   cross join lateral (values
     ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
@@ -67,7 +67,7 @@ rollups as (
   ) as measure (metric_type, metric_value)
   where ($1::text[] is null or merchant_id = any($1)) and date between $2 and $3
   union all
-  select 'quarter_hours' as book, merchant_id, (bucket at time zone 'UTC')::date, metric_type, metric_value
+  select 'quarter_hours' as form, merchant_id, (bucket at time zone 'UTC')::date, metric_type, metric_value
   from usage_quarter_hours
   cross join lateral (values
     ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
@@ -76,8 +76,8 @@ rollups as (
   where ($1::text[] is null or merchant_id = any($1))
     and bucket >= $2::date::timestamp at time zone 'UTC' and bucket < ($3::date + 1)::timestamp at time zone 'UTC'
 ),
-books as (
-  select 'journal' as book, * from entries
+forms as (
+  select 'journal' as form, * from entries
   union all
   select 'journal', * from adjustments
   union all
@@ -89,12 +89,12 @@ books as (
 )
 select
   merchant_id, date, metric_type,
-  coalesce(sum(metric_value) filter (where book = 'journal'), 0) as journal,
-  coalesce(sum(metric_value) filter (where book = 'usage'), 0) as usage,
-  case when measured then coalesce(sum(metric_value) filter (where book = 'daily'), 0) end as daily,
-  case when measured then coalesce(sum(metric_value) filter (where book = 'daily_models'), 0) end as daily_models,
-  case when measured then coalesce(sum(metric_value) filter (where book = 'quarter_hours'), 0) end as quarter_hours
-from books
+  coalesce(sum(metric_value) filter (where form = 'journal'), 0) as journal,
+  coalesce(sum(metric_value) filter (where form = 'usage'), 0) as usage,
+  case when measured then coalesce(sum(metric_value) filter (where form = 'daily'), 0) end as daily,
+  case when measured then coalesce(sum(metric_value) filter (where form = 'daily_models'), 0) end as daily_models,
+  case when measured then coalesce(sum(metric_value) filter (where form = 'quarter_hours'), 0) end as quarter_hours
+from forms
 cross join lateral (
   select metric_type in ('requests', 'failed_requests', 'prompt_tokens', 'completion_tokens', 'cost') as measured
 ) as kind
