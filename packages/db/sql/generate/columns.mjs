@@ -25,6 +25,14 @@ export const eachMeasure = `cross join lateral (values
 /** What Tally priced: a row for each size of calls, so that a price of long calls can be found again. */
 export const PRICED_KEYS = ['merchant_id', 'date', ...DIMENSIONS, 'call_size'];
 export const PRICED_AMOUNTS = [...PRICED_MEASURES, 'reratings'];
+/** Columns of `rerate.sql`, with the types of their arrays; those of a row of what Tally priced, and its difference. */
+export const RERATING = [
+  ['date', 'date'],
+  ...DIMENSIONS.map((name) => [name, 'text']),
+  ['call_size', 'smallint'],
+  ['reratings', 'integer'],
+  ['difference', 'bigint'],
+];
 export const partsOf = (row) =>
   `usage_priced_parts(${['prompt_tokens', 'completion_tokens', 'calls', 'failed', 'metrics'].map((name) => `${row}${name}`).join(', ')}) as parts`;
 
