@@ -35,59 +35,43 @@ inserted as (
   order by id
   on conflict (merchant_id, id) do nothing
   returning
-    merchant_id, id, date, coalesce(time, date::timestamp at time zone 'UTC') as time, requests, failed_requests,
-      prompt_tokens, completion_tokens, cost, metrics, rerated_size, user_id, api_key, model, provider
+    merchant_id, id, date, coalesce(time, date::timestamp at time zone 'UTC') as time, cost, metrics, rerated_size,
+      user_id, api_key, model, provider
 ),
 groups as materialized (
   select
     merchant_id, date, user_id, api_key, model, provider,
-    units_sum(requests) as requests, units_sum(failed_requests) as failed_requests,
-      units_sum(prompt_tokens) as prompt_tokens, units_sum(completion_tokens) as completion_tokens,
-      units_sum(cost) as cost
+    units_sum(cost) as cost
   from inserted
   group by 1, 2, 3, 4, 5, 6
-  having units_sum(requests) <> 0 or units_sum(failed_requests) <> 0 or units_sum(prompt_tokens) <> 0
-    or units_sum(completion_tokens) <> 0 or units_sum(cost) <> 0
+  having units_sum(cost) <> 0
 ),
 added_to_usage_daily as (
-  insert into usage_daily as old (merchant_id, date, user_id, api_key, model, provider, requests, failed_requests,
-    prompt_tokens, completion_tokens, cost)
+  insert into usage_daily as old (merchant_id, date, user_id, api_key, model, provider, cost)
   select
     merchant_id, date, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    cost
   from groups
   order by 1, 2, 3, 4, 5, 6
   on conflict (merchant_id, date, user_id, api_key, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
 added_to_usage_quarter_hours as (
-  insert into usage_quarter_hours as old (merchant_id, bucket, model, provider, requests, failed_requests,
-    prompt_tokens, completion_tokens, cost)
+  insert into usage_quarter_hours as old (merchant_id, bucket, model, provider, cost)
   select
     merchant_id, date_bin('15 minutes', time, '2000-01-01T00:00:00Z'), model, provider,
-    units_sum(requests), units_sum(failed_requests), units_sum(prompt_tokens), units_sum(completion_tokens),
-      units_sum(cost)
+    units_sum(cost)
   from inserted
-  where requests <> 0 or failed_requests <> 0 or prompt_tokens <> 0 or completion_tokens <> 0 or cost <> 0
+  where cost <> 0
   group by 1, 2, 3, 4
   order by 1, 2, 3, 4
   on conflict (merchant_id, bucket, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
 by_merchant_day as materialized (
   select
     merchant_id, date, count(*) as entries,
-    units_sum(requests) as requests, units_sum(failed_requests) as failed_requests,
-      units_sum(prompt_tokens) as prompt_tokens, units_sum(completion_tokens) as completion_tokens,
-      units_sum(cost) as cost
+    units_sum(cost) as cost
   from inserted
   group by 1, 2
 ),
@@ -95,8 +79,7 @@ metric_values as (
   select merchant_id, date, metric_type, metric_value
   from by_merchant_day
   cross join lateral (values
-    ('requests', requests), ('failed_requests', failed_requests), ('prompt_tokens', prompt_tokens),
-      ('completion_tokens', completion_tokens), ('cost', cost)
+    ('cost', cost)
   ) as measure (metric_type, metric_value)
   where metric_value <> 0
   union all
@@ -155,47 +138,35 @@ told as materialized (
 day_models as materialized (
   select
     merchant_id, date, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    sum(cost) as cost
   from groups
   group by 1, 2, 3, 4
 ),
 added_to_usage_daily_models as (
-  insert into usage_daily_models as old (merchant_id, date, model, provider, requests, failed_requests, prompt_tokens,
-    completion_tokens, cost)
+  insert into usage_daily_models as old (merchant_id, date, model, provider, cost)
   select
     merchant_id, date, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    cost
   from day_models
   order by 1, 2, 3, 4
   on conflict (merchant_id, date, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
 days as materialized (
   select
     date, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    sum(cost) as cost
   from day_models
   group by 1, 2, 3
 ),
 added_to_usage_platform_daily as (
-  insert into usage_platform_daily as old (date, model, provider, requests, failed_requests, prompt_tokens,
-    completion_tokens, cost)
+  insert into usage_platform_daily as old (date, model, provider, cost)
   select
     date, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    cost
   from days
   order by 1, 2, 3
   on conflict (date, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
 late as materialized (
@@ -206,143 +177,107 @@ late as materialized (
 months as materialized (
   select
     merchant_id, date_trunc('month', date)::date as month, user_id, api_key, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    sum(cost) as cost
   from late
   group by 1, 2, 3, 4, 5, 6
 ),
 added_to_usage_monthly as (
-  insert into usage_monthly as old (merchant_id, month, user_id, api_key, model, provider, requests, failed_requests,
-    prompt_tokens, completion_tokens, cost)
+  insert into usage_monthly as old (merchant_id, month, user_id, api_key, model, provider, cost)
   select
     merchant_id, month, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    cost
   from months
   order by 1, 2, 3, 4, 5, 6
   on conflict (merchant_id, month, user_id, api_key, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
   returning merchant_id, month as period, xmax = 0 as is_new
 ),
 month_models as materialized (
   select
     merchant_id, month, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    sum(cost) as cost
   from months
   group by 1, 2, 3, 4
 ),
 added_to_usage_monthly_models as (
-  insert into usage_monthly_models as old (merchant_id, month, model, provider, requests, failed_requests,
-    prompt_tokens, completion_tokens, cost)
+  insert into usage_monthly_models as old (merchant_id, month, model, provider, cost)
   select
     merchant_id, month, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    cost
   from month_models
   order by 1, 2, 3, 4
   on conflict (merchant_id, month, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
 years as materialized (
   select
     merchant_id, date_trunc('year', month)::date as year, user_id, api_key, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    sum(cost) as cost
   from months
   group by 1, 2, 3, 4, 5, 6
 ),
 added_to_usage_yearly as (
-  insert into usage_yearly as old (merchant_id, year, user_id, api_key, model, provider, requests, failed_requests,
-    prompt_tokens, completion_tokens, cost)
+  insert into usage_yearly as old (merchant_id, year, user_id, api_key, model, provider, cost)
   select
     merchant_id, year, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    cost
   from years
   order by 1, 2, 3, 4, 5, 6
   on conflict (merchant_id, year, user_id, api_key, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
   returning merchant_id, year as period, xmax = 0 as is_new
 ),
 users as materialized (
   select
     month, user_id,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    sum(cost) as cost
   from months
   group by 1, 2
 ),
 added_to_usage_platform_users as (
-  insert into usage_platform_users as old (month, user_id, requests, failed_requests, prompt_tokens, completion_tokens,
-    cost)
+  insert into usage_platform_users as old (month, user_id, cost)
   select
     month, user_id,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    cost
   from users
   order by 1, 2
   on conflict (month, user_id) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
 platform_months as materialized (
   select
     date_trunc('month', date)::date as month, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    sum(cost) as cost
   from late
   where date < (select date from usage_rolled_up)
   group by 1, 2, 3
 ),
 added_to_usage_platform_monthly as (
-  insert into usage_platform_monthly as old (month, model, provider, requests, failed_requests, prompt_tokens,
-    completion_tokens, cost)
+  insert into usage_platform_monthly as old (month, model, provider, cost)
   select
     month, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    cost
   from platform_months
   order by 1, 2, 3
   on conflict (month, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
 ),
 quarter_months as materialized (
   select
     merchant_id, usage_quarter_month(date) as quarter_month, user_id, api_key, model, provider,
-    sum(requests) as requests, sum(failed_requests) as failed_requests, sum(prompt_tokens) as prompt_tokens,
-      sum(completion_tokens) as completion_tokens, sum(cost) as cost
+    sum(cost) as cost
   from late
   where (usage_quarter_month(date), merchant_id) <= (select quarter_month, quarter_merchant from usage_rolled_up)
   group by 1, 2, 3, 4, 5, 6
 ),
 added_to_usage_quarter_months as (
-  insert into usage_quarter_months as old (merchant_id, quarter_month, user_id, api_key, model, provider, requests,
-    failed_requests, prompt_tokens, completion_tokens, cost)
+  insert into usage_quarter_months as old (merchant_id, quarter_month, user_id, api_key, model, provider, cost)
   select
     merchant_id, quarter_month, user_id, api_key, model, provider,
-    requests, failed_requests, prompt_tokens, completion_tokens, cost
+    cost
   from quarter_months
   order by 1, 2, 3, 4, 5, 6
   on conflict (merchant_id, quarter_month, user_id, api_key, model, provider) do update set
-    requests = old.requests + excluded.requests,
-    failed_requests = old.failed_requests + excluded.failed_requests,
-    prompt_tokens = old.prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = old.completion_tokens + excluded.completion_tokens,
     cost = old.cost + excluded.cost
   returning merchant_id, quarter_month as period, xmax = 0 as is_new
 ),

@@ -16,32 +16,32 @@ import { addLateToPeriods, addTo, addToDays, FINEST, isRolledUp, PLACE, PLATFORM
 
 // Statements that count events and adjustments.
 
-/** Follows `inserted`, the counted rows: adds them to the finest rollups and sets every mark. */
-const counted = `groups as materialized (
+/** Follows `inserted`, the counted rows with these measures: adds them to the finest rollups and sets every mark. */
+const counted = (measures) => `groups as materialized (
   select
     merchant_id, date, ${DIMENSIONS.join(', ')},
-    ${namedSums}
+    ${namedSums(measures)}
   from inserted
   group by 1, 2, 3, 4, 5, 6
-  having ${someSum}
+  having ${someSum(measures)}
 ),
 added_to_usage_daily as (
-  ${indent(addTo('usage_daily', FINEST.usage_daily, 'groups', { merged: true }))}
+  ${indent(addTo('usage_daily', FINEST.usage_daily, 'groups', { merged: true, amounts: measures }))}
 ),
 added_to_usage_quarter_hours as (
-  ${indent(addTo('usage_quarter_hours', FINEST.usage_quarter_hours, 'inserted', { where: someAmount }))}
+  ${indent(addTo('usage_quarter_hours', FINEST.usage_quarter_hours, 'inserted', { where: someAmount(measures), amounts: measures }))}
 ),
 by_merchant_day as materialized (
   select
     merchant_id, date, count(*) as entries,
-    ${namedSums}
+    ${namedSums(measures)}
   from inserted
   group by 1, 2
 ),
 metric_values as (
   select merchant_id, date, metric_type, metric_value
   from by_merchant_day
-  ${indent(eachMeasure)}
+  ${indent(eachMeasure(measures))}
   where metric_value <> 0
   union all
   select merchant_id, date, key, units_sum(value::bigint)
@@ -161,7 +161,7 @@ inserted as (
     merchant_id, date, time, ${list}, metrics, calls, failed, price_version,
     ${rolledDimensions.join(',\n    ')}
 ),
-${counted},
+${counted(MEASURES)},
 ${priced},
 summed as (
   -- For readers of all merchants, until the flush is derived.
@@ -253,15 +253,15 @@ const adjustmentNames = ADJUSTMENT.map(([name]) => name).join(', ');
 /** A void counts at the time of its event; any other adjustment has no time and counts at the start of its day. */
 export const TIME_OF_ADJUSTMENT = `coalesce(time, date::timestamp at time zone 'UTC') as time`;
 
-/** Follows `inserted`: counts adjustments in all rollups. */
-const countedAdjustments = `${counted},
-${addToDays},
+/** Follows `inserted`: counts adjustments of these measures in all rollups. */
+const countedAdjustments = (measures) => `${counted(measures)},
+${addToDays(measures)},
 late as materialized (
   select *
   from groups
   where ${isRolledUp}
 ),
-${addLateToPeriods('late')}`;
+${addLateToPeriods('late', measures)}`;
 
 const insertedIds = `select
   coalesce((
@@ -295,7 +295,7 @@ inserted as (
     merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, ${list}, metrics,
     ${rolledDimensions.join(',\n    ')}
 ),
-${countedAdjustments}
+${countedAdjustments(MEASURES)}
 ${insertedIds}`;
 
 /** Identifies a row of a day among those of what Tally priced, whatever its dimensions contain. */
@@ -338,9 +338,9 @@ inserted as (
   order by id
   on conflict (merchant_id, id) do nothing
   returning
-    merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, ${list}, metrics, rerated_size, ${DIMENSIONS.join(', ')}
+    merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, cost, metrics, rerated_size, ${DIMENSIONS.join(', ')}
 ),
-${countedAdjustments},
+${countedAdjustments(['cost'])},
 rerated as materialized (
   select
     merchant_id, date, ${DIMENSIONS.join(', ')}, rerated_size as call_size,
