@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import type { UsageEntry } from '@tally/contracts';
+import { CALL_SIZES, type UsageEntry } from '@tally/contracts';
 import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
@@ -93,7 +93,7 @@ test.each([
   expect(await rerate(false)).toMatchObject({ adjustments: 0, difference: '0' });
   const digest = (value: string) =>
     createHash('sha256')
-      .update(JSON.stringify([value, value, value, value, 0]))
+      .update(JSON.stringify([value, value, value, value, CALL_SIZES.length]))
       .digest('base64url')
       .slice(0, 22);
   const { adjustments } = await ingest.admin.usage.explain.query({
