@@ -167,9 +167,10 @@ export function createRerate({
         if (dryRun) continue;
         const toAdjust = some.filter((cell) => different.has(dayKey(cell)));
         for (const part of byRows(toAdjust, ROWS_TO_ADJUST_AT_ONCE)) {
+          const cellsOfMerchants = groupBy(part, (cell) => cell.merchant_id);
           const reratings = await db.prices.rerateRows(part, ADJUSTED_AT_ONCE);
           for (const [merchantId, own] of groupBy(reratings, (row) => row.merchant_id)) {
-            const days = new Set(part.filter((cell) => cell.merchant_id === merchantId).map(({ date }) => date));
+            const days = new Set(cellsOfMerchants.get(merchantId)!.map(({ date }) => date));
             adjustments += await apply({ merchantId, days }, own, about);
           }
         }
@@ -179,9 +180,8 @@ export function createRerate({
         const { sums, different } = await byEvents({ merchantId, date }, some, { list, scaleOf });
         for (const [key, sum] of sums) add(rows, key, sum);
         if (dryRun) continue;
-        const parts = inParts(different.map((row) => ({ ...row, difference: row.new - row.old }))).map(
-          columnsOfReratings,
-        );
+        const reratings = different.map((row) => ({ ...row, difference: row.new - row.old }));
+        const parts = inParts(reratings).map(columnsOfReratings);
         if (parts.length > 0) adjustments += await apply({ merchantId, days: new Set([date]) }, parts, about);
       }
       report.add(rows);
@@ -278,6 +278,7 @@ function byRows(cells: readonly RatedCell[], most: number): RatedCell[][] {
   return groups;
 }
 
+/** Rows in parts that one transaction adjusts. */
 function inParts<Row>(rows: readonly Row[]): Row[][] {
   const parts: Row[][] = [];
   for (let start = 0; start < rows.length; start += ADJUSTED_AT_ONCE)
