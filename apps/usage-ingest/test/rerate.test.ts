@@ -1,4 +1,5 @@
-import type { UsageEntry } from '@tally/contracts';
+import { createHash } from 'node:crypto';
+import { CALL_SIZES, type UsageEntry } from '@tally/contracts';
 import { runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
@@ -77,6 +78,74 @@ test('adjusts days of several users together, also in meters', async () => {
   expect(await ingest.admin.prices.rerate.mutate(scope)).toMatchObject({ adjustments: 6, old: '12', new: '18' });
   expect(await ingest.admin.prices.rerate.mutate(scope)).toMatchObject({ adjustments: 0, old: '18' });
   expect(await balanced()).toBe(true);
+});
+
+test.each([
+  ['sums', undefined],
+  ['events', '2026-11-22T09:00:00Z'],
+])('an adjustment made from %s names the re-rating of its row, whatever the row contains', async (_, validFrom) => {
+  const dimensions = ['ada', '"a\\b"', '{a,b}', 'NULL', 'a b', 'é😀', "it's", '</a>'];
+  await setInput('2');
+  const used = dimensions.map((value) => ({ userId: value, apiKey: value, model: value, provider: value }));
+  await record(...used.map((each, index) => entry(`event-${index}`, each)));
+  await setInput('3', validFrom);
+  expect(await rerate(false)).toMatchObject({ adjustments: dimensions.length });
+  expect(await rerate(false)).toMatchObject({ adjustments: 0, difference: '0' });
+  const digest = (value: string) =>
+    createHash('sha256')
+      .update(JSON.stringify([value, value, value, value, CALL_SIZES.length]))
+      .digest('base64url')
+      .slice(0, 22);
+  const { adjustments } = await ingest.admin.usage.explain.query({
+    ...{ merchantId, date: '2026-11-22', metricType: 'cost' },
+  });
+  // Other versions of Tally that run at the same time give the same ids.
+  expect(adjustments.map(({ id }) => id).sort()).toEqual(
+    dimensions.map((value) => `rerate:2026-11-22:${digest(value)}:1`).sort(),
+  );
+  expect(await balanced()).toBe(true);
+});
+
+test('adjusts a user whose erasure has begun under the pseudonym', async () => {
+  await setInput('2');
+  await record(entry('a', { userId: 'ada' }), entry('b', { userId: 'bob' }));
+  await ingest.admin.flush.drain.mutate({});
+  const erasure = await ingest.db.erasures.begin({ merchantId, userId: 'ada', everywhere: false }, 'test');
+  await setInput('3');
+  expect(await rerate(false)).toMatchObject({ adjustments: 2, difference: '2' });
+  const { adjustments } = await ingest.admin.usage.explain.query({
+    ...{ merchantId, date: '2026-11-22', metricType: 'cost' },
+  });
+  expect(adjustments.map(({ dimensions }) => dimensions.userId).sort()).toEqual(['bob', erasure.pseudonym].sort());
+  await ingest.db.erasures.run(erasure, () => false);
+  expect(await rerate(false)).toMatchObject({ adjustments: 0, old: '6', difference: '0' });
+  expect(await balanced()).toBe(true);
+});
+
+test('adjusts values beyond the limit of their day as one row', async () => {
+  const limited = await startIngest({ MAX_DIMENSION_VALUES_PER_DAY: '2' });
+  try {
+    await limited.admin.prices.set.mutate({
+      ...{ component: 'input', amount: '2', per: 1_000_000, validFrom: '2026-01-01T00:00:00Z' },
+    });
+    const entries = ['ada', 'bob', 'cid', 'dan'].map((userId) => entry(userId, { userId }));
+    await limited.admin.usage.record.mutate({ entries });
+    await limited.admin.prices.set.mutate({
+      ...{ component: 'input', amount: '3', per: 1_000_000, validFrom: '2026-01-01T00:00:00Z' },
+    });
+    const day = { startDate: '2026-11-22', endDate: '2026-11-22' };
+    const rerated = await limited.admin.prices.rerate.mutate({ ...day, dryRun: false });
+    expect(rerated).toMatchObject({ adjustments: 3, difference: '4' });
+    const beyond = { merchantId, date: '2026-11-22', metricType: 'cost', userIds: ['(other)'] };
+    expect(await limited.admin.usage.explain.query(beyond)).toMatchObject({
+      ...{ value: '6', agrees: true },
+      adjustments: [{ dimensions: { userId: '(other)' }, metrics: { cost: '2' } }],
+    });
+    expect(await limited.admin.prices.rerate.mutate({ ...day, dryRun: false })).toMatchObject({ adjustments: 0 });
+    expect((await limited.admin.reconcile.check.query(day)).balanced).toBe(true);
+  } finally {
+    await limited.close();
+  }
 });
 
 test('prices what had no price, and leaves what has none now and what was voided', async () => {

@@ -1,21 +1,21 @@
--- Records adjustments of one merchant and counts them in all rollups, once per id; re-ratings also in what Tally priced.
+-- Records adjustments of one merchant and counts them in all rollups, once per id.
 -- $1 source   $2 merchant   $3 reason   $4 actor   $5 time of the event that is taken back, else null
--- $6 to $19 one array per column with an element per adjustment; empty if none has a value
--- Returns one row: the ids of those that were new.
+-- $6 to $18 one array per column with an element per adjustment; empty if none has a value
+-- Returns one row: the ids of those that were new, by day.
 -- What is added to months and years must not be rolled up meanwhile: see `holdRolledUp`.
 with given as (
   select *
   from unnest(
     $6::text[], $7::date[], $8::text[], $9::text[], $10::text[], $11::text[], $12::bigint[], $13::bigint[],
-      $14::bigint[], $15::bigint[], $16::bigint[], $17::text[], $18::smallint[], $19::smallint[]
+      $14::bigint[], $15::bigint[], $16::bigint[], $17::text[], $18::smallint[]
   ) as adjustment (
     id, date, user_id, api_key, model, provider, requests, failed_requests, prompt_tokens, completion_tokens, cost,
-      metrics, folded, rerated_size)
+      metrics, folded)
 ),
 inserted as (
   insert into usage_adjustments (
     merchant_id, reason, actor, time, id, date, user_id, api_key, model, provider, requests, failed_requests,
-      prompt_tokens, completion_tokens, cost, metrics, folded, rerated_size)
+      prompt_tokens, completion_tokens, cost, metrics, folded)
   select
     $2, $3, $4, $5::timestamptz,
     id,
@@ -30,14 +30,13 @@ inserted as (
     coalesce(completion_tokens, 0),
     coalesce(cost, 0),
     metrics::jsonb,
-    nullif(folded, 0),
-    rerated_size
+    nullif(folded, 0)
   from given
   order by id
   on conflict (merchant_id, id) do nothing
   returning
     merchant_id, id, date, coalesce(time, date::timestamp at time zone 'UTC') as time, requests, failed_requests,
-      prompt_tokens, completion_tokens, cost, metrics, rerated_size,
+      prompt_tokens, completion_tokens, cost, metrics,
     case when folded & 1 <> 0 then '(other)' else user_id end as user_id,
     case when folded & 2 <> 0 then '(other)' else api_key end as api_key,
     case when folded & 4 <> 0 then '(other)' else model end as model,
@@ -365,39 +364,9 @@ counted_rows as (
   select '', rollup, period, count(*) from new_rows group by 1, 2, 3
   order by 1, 2, 3
   on conflict (merchant_id, rollup, period) do update set rows = old.rows + excluded.rows
-),
-rerated as materialized (
-  select
-    merchant_id, date, user_id, api_key, model, provider, rerated_size as call_size,
-    0 as priced_events, 0 as priced_requests, 0 as priced_input_tokens, 0 as priced_cached_tokens,
-      0 as priced_cache_write_tokens, 0 as priced_output_tokens, 0 as priced_reasoning_tokens,
-      units_sum(cost) as priced_cost,
-    count(*) as reratings
-  from inserted
-  where rerated_size is not null
-  group by 1, 2, 3, 4, 5, 6, 7
-),
-added_to_usage_priced as (
-  insert into usage_priced as old (merchant_id, date, user_id, api_key, model, provider, call_size, priced_events,
-    priced_requests, priced_input_tokens, priced_cached_tokens, priced_cache_write_tokens, priced_output_tokens,
-    priced_reasoning_tokens, priced_cost, reratings)
-  select
-    merchant_id, date, user_id, api_key, model, provider, call_size,
-    priced_events, priced_requests, priced_input_tokens, priced_cached_tokens, priced_cache_write_tokens,
-      priced_output_tokens, priced_reasoning_tokens, priced_cost, reratings
-  from rerated
-  order by 1, 2, 3, 4, 5, 6, 7
-  on conflict (merchant_id, date, user_id, api_key, model, provider, call_size) do update set
-    priced_events = old.priced_events + excluded.priced_events,
-    priced_requests = old.priced_requests + excluded.priced_requests,
-    priced_input_tokens = old.priced_input_tokens + excluded.priced_input_tokens,
-    priced_cached_tokens = old.priced_cached_tokens + excluded.priced_cached_tokens,
-    priced_cache_write_tokens = old.priced_cache_write_tokens + excluded.priced_cache_write_tokens,
-    priced_output_tokens = old.priced_output_tokens + excluded.priced_output_tokens,
-    priced_reasoning_tokens = old.priced_reasoning_tokens + excluded.priced_reasoning_tokens,
-    priced_cost = old.priced_cost + excluded.priced_cost,
-    reratings = old.reratings + excluded.reratings
 )
 select
-  coalesce((select json_agg(id) from inserted), '[]') as inserted,
+  coalesce((
+    select json_object_agg(date, ids) from (select date, json_agg(id) as ids from inserted group by date) as days
+  ), '{}') as inserted,
   (select count from told) as told

@@ -10,7 +10,7 @@ export type { PriceRow } from './entities/price.ts';
 export { isFilesLocation } from './files.ts';
 export type { DimensionColumn, FoldedLine } from './journal/admission.ts';
 export type { Conflict } from './journal/conflicts-store.ts';
-export type { Adjustment, Rerating } from './journal/corrections-store.ts';
+export type { Adjustment } from './journal/corrections-store.ts';
 export { originOf } from './journal/dead-letters-store.ts';
 export type { DayPart, Explained } from './journal/events-store.ts';
 export { type JournalLine, type LineToAppend, NO_PRICE, OLD_ORIGIN } from './journal/journal-line.ts';
@@ -22,6 +22,7 @@ export {
   type Journal,
   NOTHING_APPENDED,
 } from './journal/journal-store.ts';
+export { columnsOfReratings, type Rerating, type ReratingColumns } from './journal/line-columns.ts';
 export { dayClosed } from './journal/partitions.ts';
 export { type Fence, LeaseLostError, type ShardsStore } from './journal/shards-store.ts';
 export { type Listener, listen } from './listen.ts';

@@ -1,6 +1,13 @@
-import { createHash } from 'node:crypto';
 import { type Day, formatCost, type ingest, PRICED_PARTS, TallyError, type Units } from '@tally/contracts';
-import { type Db, NO_PRICE, type PricedCell, type PricedKey, type RatedCell, type Rerating } from '@tally/db';
+import {
+  columnsOfReratings,
+  type Db,
+  NO_PRICE,
+  type PricedCell,
+  type PricedKey,
+  type RatedCell,
+  type ReratingColumns,
+} from '@tally/db';
 import { groupBy } from '@tally/service';
 import type { z } from 'zod';
 import type { Registry, RegistryReader } from '../meters/registry.ts';
@@ -23,7 +30,7 @@ const MAX_CELLS = 500_000;
 const CELLS_AT_ONCE = 30_000;
 /** Rows of what Tally priced that one statement reads, at least one merchant's day. */
 const ROWS_AT_ONCE = 500_000;
-/** Rows that one statement returns to be adjusted, at least one merchant's day: some 1 kB each in memory. */
+/** Rows that one statement returns to be adjusted, at least one merchant's day: some 100 bytes each in memory. */
 const ROWS_TO_ADJUST_AT_ONCE = 60_000;
 /** Adjustments of one transaction. */
 const ADJUSTED_AT_ONCE = 2_000;
@@ -119,21 +126,16 @@ export function createRerate({
     return { sums, different: [...groups.values()].filter((group) => group.new !== group.old) };
   }
 
-  /**
-   * Applies differences of a merchant; returns how many adjustments were new. Days of one user go together, since they
-   * change the same rows of months and years.
-   */
-  async function apply(merchantId: string, different: Difference[], list: PriceList, actor: string) {
+  /** Applies re-ratings of a merchant, a transaction for each part; returns how many adjustments were new. */
+  async function apply(
+    { merchantId, days }: { merchantId: string; days: ReadonlySet<Day> },
+    parts: readonly ReratingColumns[],
+    about: { reason: string; actor: string },
+  ): Promise<number> {
     let adjustments = 0;
-    different.sort((a, b) => compare(a.user_id, b.user_id) || compare(a.date, b.date));
-    const about = { reason: `Re-rated by version ${list.version} of the price list.`, actor };
-    for (let start = 0; start < different.length; start += ADJUSTED_AT_ONCE) {
-      const some = different.slice(start, start + ADJUSTED_AT_ONCE).map(reratingOf);
-      adjustments += await db.corrections.rerate(merchantId, some, about);
-    }
-    const days = [...new Set(different.map(({ date }) => date))].map((date) => ({ merchantId, date }));
+    for (const part of parts) adjustments += await db.corrections.rerate(merchantId, part, about);
     // While Redis is unavailable the days stay marked as stale, and their totals are repaired later.
-    await repair.days(days).catch(() => {});
+    await repair.days([...days].map((date) => ({ merchantId, date }))).catch(() => {});
     return adjustments;
   }
 
@@ -145,6 +147,7 @@ export function createRerate({
     const ratesOf = await readCellRates(db.prices, scope, list);
     // Too many cells are refused before the first of them is changed.
     if (!dryRun) for await (const _ of cellsOf(scope));
+    const about = { reason: `Re-rated by version ${list.version} of the price list.`, actor };
     const report = createReport();
     let adjustments = 0;
     for await (const cells of cellsOf(scope)) {
@@ -163,15 +166,23 @@ export function createRerate({
         }
         if (dryRun) continue;
         const toAdjust = some.filter((cell) => different.has(dayKey(cell)));
-        for (const part of byRows(toAdjust, ROWS_TO_ADJUST_AT_ONCE))
-          for (const [merchantId, own] of groupBy(await db.prices.rerateRows(part), (row) => row.merchant_id))
-            adjustments += await apply(merchantId, own, list, actor);
+        for (const part of byRows(toAdjust, ROWS_TO_ADJUST_AT_ONCE)) {
+          const cellsOfMerchants = groupBy(part, (cell) => cell.merchant_id);
+          const reratings = await db.prices.rerateRows(part, ADJUSTED_AT_ONCE);
+          for (const [merchantId, own] of groupBy(reratings, (row) => row.merchant_id)) {
+            const days = new Set(cellsOfMerchants.get(merchantId)!.map(({ date }) => date));
+            adjustments += await apply({ merchantId, days }, own, about);
+          }
+        }
       }
       for (const some of unclear.values()) {
         const { merchant_id: merchantId, date } = some[0]!;
         const { sums, different } = await byEvents({ merchantId, date }, some, { list, scaleOf });
         for (const [key, sum] of sums) add(rows, key, sum);
-        if (!dryRun) adjustments += await apply(merchantId, different, list, actor);
+        if (dryRun) continue;
+        const reratings = different.map((row) => ({ ...row, difference: row.new - row.old }));
+        const parts = inParts(reratings).map(columnsOfReratings);
+        if (parts.length > 0) adjustments += await apply({ merchantId, days: new Set([date]) }, parts, about);
       }
       report.add(rows);
     }
@@ -267,12 +278,12 @@ function byRows(cells: readonly RatedCell[], most: number): RatedCell[][] {
   return groups;
 }
 
-const compare = <Value extends string | bigint>(a: Value, b: Value) => (a < b ? -1 : a > b ? 1 : 0);
-
-/** The re-rating of a row. Its id says which re-rating of the row it is, so that two at once make it once. */
-function reratingOf({ date, reratings, old, new: fresh, ...key }: Difference): Rerating {
-  const digest = createHash('sha256')
-    .update(JSON.stringify([key.user_id, key.api_key, key.model, key.provider, key.call_size]))
-    .digest('base64url');
-  return { ...key, date, id: `rerate:${date}:${digest.slice(0, 22)}:${reratings + 1}`, difference: fresh - old };
+/** Rows in parts that one transaction adjusts. */
+function inParts<Row>(rows: readonly Row[]): Row[][] {
+  const parts: Row[][] = [];
+  for (let start = 0; start < rows.length; start += ADJUSTED_AT_ONCE)
+    parts.push(rows.slice(start, start + ADJUSTED_AT_ONCE));
+  return parts;
 }
+
+const compare = <Value extends string | bigint>(a: Value, b: Value) => (a < b ? -1 : a > b ? 1 : 0);

@@ -8,23 +8,32 @@ export const list = MEASURES.join(', ');
 export const rolled = (name, bit, row = '') =>
   `case when ${row}folded & ${1 << bit} <> 0 then '(other)' else ${row}${name} end`;
 export const rolledDimensions = DIMENSIONS.map((name, bit) => `${rolled(name, bit)} as ${name}`);
-export const namedSums = MEASURES.map((name) => `units_sum(${name}) as ${name}`).join(', ');
-export const numericSums = MEASURES.map((name) => `sum(${name}) as ${name}`).join(', ');
+/** Statements that change only some measures name only those. */
+export const namedSums = (measures = MEASURES) => measures.map((name) => `units_sum(${name}) as ${name}`).join(', ');
+export const numericSums = (measures = MEASURES) => measures.map((name) => `sum(${name}) as ${name}`).join(', ');
 export const negative = MEASURES.map((name) => `-${name} as ${name}`).join(', ');
-export const someAmount = MEASURES.map((name) => `${name} <> 0`).join(' or ');
-export const someSum = MEASURES.map((name) => `units_sum(${name}) <> 0`).join(' or ');
+export const someAmount = (measures) => measures.map((name) => `${name} <> 0`).join(' or ');
+export const someSum = (measures = MEASURES) => measures.map((name) => `units_sum(${name}) <> 0`).join(' or ');
 export const numbers = (columns) => columns.map((_, index) => index + 1).join(', ');
 
 export const indent = (text, by = 2) => text.trim().replaceAll('\n', `\n${' '.repeat(by)}`);
 
 /** The measures of a row, each as a row (metric_type, metric_value). */
-export const eachMeasure = `cross join lateral (values
-  ${MEASURES.map((name) => `('${name}', ${name})`).join(', ')}
+export const eachMeasure = (measures = MEASURES) => `cross join lateral (values
+  ${measures.map((name) => `('${name}', ${name})`).join(', ')}
 ) as measure (metric_type, metric_value)`;
 
 /** What Tally priced: a row for each size of calls, so that a price of long calls can be found again. */
 export const PRICED_KEYS = ['merchant_id', 'date', ...DIMENSIONS, 'call_size'];
 export const PRICED_AMOUNTS = [...PRICED_MEASURES, 'reratings'];
+/** Columns of `rerate.sql`, with the types of their arrays; those of a row of what Tally priced, and its difference. */
+export const RERATING = [
+  ['date', 'date'],
+  ...DIMENSIONS.map((name) => [name, 'text']),
+  ['call_size', 'smallint'],
+  ['reratings', 'integer'],
+  ['difference', 'bigint'],
+];
 export const partsOf = (row) =>
   `usage_priced_parts(${['prompt_tokens', 'completion_tokens', 'calls', 'failed', 'metrics'].map((name) => `${row}${name}`).join(', ')}) as parts`;
 

@@ -45,7 +45,7 @@ const closeDay = `
 with sums as (
   select
     merchant_id, count(*) as entries,
-    ${numericSums}
+    ${numericSums()}
   from usage_events
   where date = $1
   group by 1
@@ -61,7 +61,7 @@ kept as (
   insert into usage_journal_closings (merchant_id, date, metric_type, metric_value, entries)
   select merchant_id, $1, metric_type, metric_value, entries
   from sums
-  ${indent(eachMeasure)}
+  ${indent(eachMeasure())}
   where metric_value <> 0
   union all
   select merchant_id, $1, metric_type, metric_value, entries
@@ -95,7 +95,7 @@ const measuresFrom = (
   { where = inRange, date = 'date' } = {},
 ) => `select merchant_id, ${date}, metric_type, metric_value
   from ${table}
-  ${indent(eachMeasure)}
+  ${indent(eachMeasure())}
   where ${where}`;
 
 const storedForms = `
@@ -108,12 +108,12 @@ with entries as (
   from (
     select
       merchant_id, date,
-      ${numericSums}
+      ${numericSums()}
     from usage_events
     where ${inRange}
     group by 1, 2
   ) as sums
-  ${indent(eachMeasure)}
+  ${indent(eachMeasure())}
   union all
   select merchant_id, date, key, sum(value::bigint)
   from usage_events
@@ -247,7 +247,7 @@ const sumsOf = (rollup, { merchant, where }) => {
   const { source } = rollup;
   const sums = (part, { table, period, rows }) => `select
     '${rollup.table}' as rollup, ${merchant} as merchant_id, ${period} as first, '${part}' as part,
-    ${numericSums}
+    ${numericSums()}
   from ${table}
   where ${where} and ${rows}
   group by 2, 3`;
@@ -275,7 +275,7 @@ from (
     coalesce(sum(metric_value) filter (where part = 'parts'), 0) as parts,
     coalesce(sum(metric_value) filter (where part = 'whole'), 0) as whole
   from sums
-  ${indent(eachMeasure)}
+  ${indent(eachMeasure())}
   group by 1, 2, 3, 4
 ) as compared
 where parts <> whole

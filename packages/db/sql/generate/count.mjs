@@ -5,9 +5,9 @@ import {
   list,
   namedSums,
   numbers,
-  PRICED_AMOUNTS,
   PRICED_KEYS,
   partsOf,
+  RERATING,
   rolledDimensions,
   someAmount,
   someSum,
@@ -16,32 +16,32 @@ import { addLateToPeriods, addTo, addToDays, FINEST, isRolledUp, PLACE, PLATFORM
 
 // Statements that count events and adjustments.
 
-/** Follows `inserted`, the counted rows: adds them to the finest rollups and sets every mark. */
-const counted = `groups as materialized (
+/** Follows `inserted`, the counted rows with these measures: adds them to the finest rollups and sets every mark. */
+const counted = (measures) => `groups as materialized (
   select
     merchant_id, date, ${DIMENSIONS.join(', ')},
-    ${namedSums}
+    ${namedSums(measures)}
   from inserted
   group by 1, 2, 3, 4, 5, 6
-  having ${someSum}
+  having ${someSum(measures)}
 ),
 added_to_usage_daily as (
-  ${indent(addTo('usage_daily', FINEST.usage_daily, 'groups', { merged: true }))}
+  ${indent(addTo('usage_daily', FINEST.usage_daily, 'groups', { merged: true, amounts: measures }))}
 ),
 added_to_usage_quarter_hours as (
-  ${indent(addTo('usage_quarter_hours', FINEST.usage_quarter_hours, 'inserted', { where: someAmount }))}
+  ${indent(addTo('usage_quarter_hours', FINEST.usage_quarter_hours, 'inserted', { where: someAmount(measures), amounts: measures }))}
 ),
 by_merchant_day as materialized (
   select
     merchant_id, date, count(*) as entries,
-    ${namedSums}
+    ${namedSums(measures)}
   from inserted
   group by 1, 2
 ),
 metric_values as (
   select merchant_id, date, metric_type, metric_value
   from by_merchant_day
-  ${indent(eachMeasure)}
+  ${indent(eachMeasure(measures))}
   where metric_value <> 0
   union all
   select merchant_id, date, key, units_sum(value::bigint)
@@ -161,7 +161,7 @@ inserted as (
     merchant_id, date, time, ${list}, metrics, calls, failed, price_version,
     ${rolledDimensions.join(',\n    ')}
 ),
-${counted},
+${counted(MEASURES)},
 ${priced},
 summed as (
   -- For readers of all merchants, until the flush is derived.
@@ -247,18 +247,33 @@ const ADJUSTMENT = [
   ...MEASURES.map((name) => [name, 'bigint', `coalesce(${name}, 0)`]),
   ['metrics', 'text', 'metrics::jsonb'],
   ['folded', 'smallint', 'nullif(folded, 0)'],
-  ['rerated_size', 'smallint'],
 ];
 const adjustmentNames = ADJUSTMENT.map(([name]) => name).join(', ');
 
 /** A void counts at the time of its event; any other adjustment has no time and counts at the start of its day. */
 export const TIME_OF_ADJUSTMENT = `coalesce(time, date::timestamp at time zone 'UTC') as time`;
 
+/** Follows `inserted`: counts adjustments of these measures in all rollups. */
+const countedAdjustments = (measures) => `${counted(measures)},
+${addToDays(measures)},
+late as materialized (
+  select *
+  from groups
+  where ${isRolledUp}
+),
+${addLateToPeriods('late', measures)}`;
+
+const insertedIds = `select
+  coalesce((
+    select json_object_agg(date, ids) from (select date, json_agg(id) as ids from inserted group by date) as days
+  ), '{}') as inserted,
+  (select count from told) as told`;
+
 const adjust = `
--- Records adjustments of one merchant and counts them in all rollups, once per id; re-ratings also in what Tally priced.
+-- Records adjustments of one merchant and counts them in all rollups, once per id.
 -- $1 source   $2 merchant   $3 reason   $4 actor   $5 time of the event that is taken back, else null
 -- $6 to $${ADJUSTMENT.length + 5} one array per column with an element per adjustment; empty if none has a value
--- Returns one row: the ids of those that were new.
+-- Returns one row: the ids of those that were new, by day.
 -- What is added to months and years must not be rolled up meanwhile: see \`holdRolledUp\`.
 with given as (
   select *
@@ -277,35 +292,70 @@ inserted as (
   order by id
   on conflict (merchant_id, id) do nothing
   returning
-    merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, ${list}, metrics, rerated_size,
+    merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, ${list}, metrics,
     ${rolledDimensions.join(',\n    ')}
 ),
-${counted},
-${addToDays},
-late as materialized (
-  select *
-  from groups
-  where ${isRolledUp}
+${countedAdjustments(MEASURES)}
+${insertedIds}`;
+
+/** Identifies a row of a day among those of what Tally priced, whatever its dimensions contain. */
+const rowDigest = `left(translate(encode(sha256(convert_to(
+      '[' || concat_ws(',', ${DIMENSIONS.map((name) => `to_json(${name})`).join(', ')}, call_size) || ']', 'UTF8')), 'base64'), '+/', '-_'), 22)`;
+
+const rerate = `
+-- Records re-ratings of one merchant and counts them in all rollups and in what Tally priced, once per id. An id says
+-- which re-rating of its row it is, so that two at once make it once.
+-- $1 source   $2 merchant   $3 reason   $4 actor
+-- $5 to $${RERATING.length + 4} one array per column with an element per re-rating
+-- Returns one row: the ids of those that were new, by day.
+-- Values of rows are admitted values or '(other)' already. What is added to months and years must not be rolled up
+-- meanwhile: see \`holdRolledUp\`.
+with given as (
+  select
+    'rerate:' || date || ':' || ${rowDigest} || ':' || reratings + 1 as id,
+    date,
+    -- During an erasure there are rows with the name of the user.
+    case
+      when exists (select from erased_users where merchant_id = $2) then coalesce((
+        select pseudonym
+        from erased_users as erased
+        where erased.merchant_id = $2
+          and digest = encode(sha256(convert_to($2 || chr(10) || user_id, 'UTF8')), 'hex')
+      ), user_id)
+      else user_id
+    end as user_id,
+    ${DIMENSIONS.filter((name) => name !== 'user_id').join(', ')}, call_size, difference
+  from unnest(
+    ${RERATING.map(([, type], index) => `$${index + 5}::${type}[]`).join(', ')}
+  ) as rerating (
+    ${RERATING.map(([name]) => name).join(', ')})
 ),
-${addLateToPeriods('late')},
+inserted as (
+  insert into usage_adjustments (
+    merchant_id, reason, actor, id, date, ${DIMENSIONS.join(', ')}, cost, rerated_size)
+  select $2, $3, $4, id, date, ${DIMENSIONS.join(', ')}, difference, call_size
+  from given
+  order by id
+  on conflict (merchant_id, id) do nothing
+  returning
+    merchant_id, id, date, ${TIME_OF_ADJUSTMENT}, cost, metrics, rerated_size, ${DIMENSIONS.join(', ')}
+),
+${countedAdjustments(['cost'])},
 rerated as materialized (
   select
     merchant_id, date, ${DIMENSIONS.join(', ')}, rerated_size as call_size,
-    ${PRICED_MEASURES.map((name) => `${name === 'priced_cost' ? 'units_sum(cost)' : '0'} as ${name}`).join(', ')},
-    count(*) as reratings
+    units_sum(cost) as priced_cost, count(*) as reratings
   from inserted
-  where rerated_size is not null
   group by ${numbers(PRICED_KEYS)}
 ),
 added_to_usage_priced as (
-  ${indent(addTo('usage_priced', PRICED_KEYS, 'rerated', { merged: true, amounts: PRICED_AMOUNTS }))}
+  ${indent(addTo('usage_priced', PRICED_KEYS, 'rerated', { merged: true, amounts: ['priced_cost', 'reratings'] }))}
 )
-select
-  coalesce((select json_agg(id) from inserted), '[]') as inserted,
-  (select count from told) as told`;
+${insertedIds}`;
 
 export const statements = {
   append,
   conflicts,
   adjust,
+  rerate,
 };

@@ -34,7 +34,7 @@ export const statements = {
 -- Moves a merchant's share of a user in the rollup of all merchants to the pseudonym, before \`usage_monthly\` is moved.
 -- $1 merchant   $2 user   $3 pseudonym   $4 first day   $5 day after the last
 with own as (
-  select month, ${numericSums}
+  select month, ${numericSums()}
   from usage_monthly
   where merchant_id = $1 and user_id = $2 and month >= $4::date and month < $5::date
   group by month

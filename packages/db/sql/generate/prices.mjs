@@ -1,5 +1,5 @@
 import { DIMENSIONS, PRICED_MEASURES, PRICED_PARTS } from '@tally/contracts';
-import { PRICED_KEYS, partsOf, rolled, rolledDimensions } from './columns.mjs';
+import { PRICED_KEYS, partsOf, RERATING, rolled, rolledDimensions } from './columns.mjs';
 
 // Statements over what Tally priced.
 
@@ -118,14 +118,24 @@ select
 from rerated
 group by 1, 2, 3, 4`;
 const rerateRows = (type) => `
--- Rows of what Tally priced whose cost is another by other rates.
+-- Re-ratings: rows of what Tally priced whose cost is another by other rates, as arrays that \`rerate.sql\` takes.
 ${ratesOfCells}
+-- $${PRICED_PARTS.length + 7} re-ratings of one merchant in a row at most; days of a user come together
 ${sizeOf(type)}
-with ${rerated(type)}
-select merchant_id, date, ${DIMENSIONS.join(', ')}, call_size, reratings, old, new
-from rerated
-where new <> old
-order by ${PRICED_KEYS.join(', ')}`;
+with ${rerated(type)},
+placed as (
+  select
+    *, new - old as difference,
+    (row_number() over (partition by merchant_id order by user_id, date, api_key) - 1) / $${PRICED_PARTS.length + 7}::int as place
+  from rerated
+  where new <> old
+)
+select
+  merchant_id,
+  ${RERATING.map(([name]) => `array_agg(${name})::text as ${name}`).join(',\n  ')}
+from placed
+group by merchant_id, place
+order by merchant_id, place`;
 
 export const statements = {
   'count-priced-void': countPricedVoid,

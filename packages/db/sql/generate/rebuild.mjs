@@ -35,7 +35,7 @@ select
   ${sumsFor(table)}
 from ${source}
 group by ${numbers(keys)}
-having ${someSum.replaceAll('units_sum', sumOf(table))}`;
+having ${someSum().replaceAll('units_sum', sumOf(table))}`;
 };
 
 /** Rebuilds the rows of a rollup of all merchants from a finer one, for the months between two days. */
@@ -77,7 +77,7 @@ select
   ${sumsFor('usage_daily')}
 from ${counts(`date, ${DIMENSIONS.join(', ')}`)}
 group by 1, 2, 3, 4, 5, 6
-having ${someSum}`,
+having ${someSum()}`,
   'rebuild/quarter-hours': `
 -- Rebuilds a merchant's rows of \`usage_quarter_hours\` from its events and adjustments.
 -- $1 merchant   $2 days that still have their events
@@ -89,7 +89,7 @@ select
   ${sumsFor('usage_daily')}
 from ${counts('time, model, provider')}
 group by 1, 2, 3, 4
-having ${someSum}`,
+having ${someSum()}`,
   'rebuild/merchant-usage': `
 -- Rebuilds a merchant's rows of \`merchant_usage\` from its events and adjustments; for a closed day from its kept sums.
 -- $1 merchant   $2 days
@@ -98,7 +98,7 @@ select $1, date, metric_type, sum(metric_value)
 from (
   select date, metric_type, metric_value
   from ${indent(counts('date'))}
-  ${indent(eachMeasure)}
+  ${indent(eachMeasure())}
   where metric_value <> 0
   union all
   select date, key, value::bigint

@@ -36,7 +36,7 @@ const PLACE_OF_MONTHS = { year: `date_trunc('year', month)::date` };
  */
 const NARROW = ['usage_daily', 'usage_quarter_hours'];
 export const sumOf = (table) => (NARROW.includes(table) ? 'units_sum' : 'sum');
-export const sumsFor = (table) => MEASURES.map((name) => `${sumOf(table)}(${name})`).join(', ');
+export const sumsFor = (table, measures = MEASURES) => measures.map((name) => `${sumOf(table)}(${name})`).join(', ');
 export const placed = (column) => PLACE[column] ?? column;
 
 /** Adds the rows of `from` to a rollup, its keys in order, so that two who add never wait for each other in turn. */
@@ -44,7 +44,7 @@ export const addTo = (table, keys, from, { where = '', merged = false, returning
 insert into ${table} as old (${keys.join(', ')}, ${amounts.join(', ')})
 select
   ${keys.map(merged ? String : placed).join(', ')},
-  ${merged ? amounts.join(', ') : sumsFor(table)}
+  ${merged ? amounts.join(', ') : sumsFor(table, amounts)}
 from ${from}${where && `\nwhere ${where}`}${merged ? '' : `\ngroup by ${numbers(keys)}`}
 order by ${numbers(keys)}
 on conflict (${keys.join(', ')}) do update set
@@ -81,34 +81,37 @@ export const isRolledUp = '(date, merchant_id) <= (select date, merchant_id from
 const ROWS_COUNTED = { usage_monthly: 'month', usage_quarter_months: 'quarter_month', usage_yearly: 'year' };
 const returnNew = (table) => ROWS_COUNTED[table] && `merchant_id, ${ROWS_COUNTED[table]} as period, xmax = 0 as is_new`;
 
-const added = (table, keys, from) => `added_to_${table} as (
-  ${indent(addTo(table, keys, from, { merged: true, returning: returnNew(table) }))}
+const added = (table, keys, from, amounts = MEASURES) => `added_to_${table} as (
+  ${indent(addTo(table, keys, from, { merged: true, returning: returnNew(table), amounts }))}
 )`;
 
 /** Sums rows by `keys` and adds them to a rollup. */
-const addSums = ([name, keys, from, table, where]) => {
+const addSums = ([name, keys, from, table, where], measures = MEASURES) => {
   const place = (column) => (from === 'months' ? (PLACE_OF_MONTHS[column] ?? column) : placed(column));
   return `${name} as materialized (
   select
     ${keys.map((key) => (place(key) === key ? key : `${place(key)} as ${key}`)).join(', ')},
-    ${numericSums}
+    ${numericSums(measures)}
   from ${from}${where ? `\n  where ${where}` : ''}
   group by ${numbers(keys)}
 ),
-${added(table, keys, name)}`;
+${added(table, keys, name, measures)}`;
 };
 
 /** Follows `groups`: adds them to the derived rollups of days. */
-export const addToDays = OF_DAYS.map(addSums).join(',\n');
+export const addToDays = (measures) => OF_DAYS.map((each) => addSums(each, measures)).join(',\n');
 
 /** Follows `groups` of a day that is rolled up now: adds them to the rollups of months and years. */
-const addToPeriods = `${ofPeriods('groups').map(addSums).join(',\n')},
+const addToPeriods = `${ofPeriods('groups')
+  .map((each) => addSums(each))
+  .join(',\n')},
 ${countNew(Object.keys(ROWS_COUNTED).filter((table) => table !== 'usage_quarter_months'))}`;
 
 /** Does the same with the groups `from`, for what comes later: quarters of a month may be complete. */
 export const addLateToPeriods = (
   from,
-) => `${[...ofPeriods(from), [...quarters(from), isComplete]].map(addSums).join(',\n')},
+  measures = MEASURES,
+) => `${[...ofPeriods(from), [...quarters(from), isComplete]].map((each) => addSums(each, measures)).join(',\n')},
 ${countNew(Object.keys(ROWS_COUNTED))}`;
 
 /** Counts the rows that a statement has inserted into rollups, for plans. */
@@ -131,10 +134,10 @@ counted_rows as (
 const summedBy = (keys, from, where) => `(
   select
     ${keys.join(', ')},
-    ${numericSums}
+    ${numericSums()}
   from ${from}${where && `\n  where ${where}`}
   group by ${numbers(keys)}
-  having ${someSum.replaceAll('units_sum', 'sum')}
+  having ${someSum().replaceAll('units_sum', 'sum')}
 )`;
 export const groupsOf = (from, where = '') =>
   `groups as materialized ${summedBy(['merchant_id', 'date', ...DIMENSIONS], from, where)}`;

@@ -3,14 +3,18 @@ import type { DataSource } from 'typeorm';
 import { z } from 'zod';
 import { AdjustmentEntity } from '../entities/adjustment.ts';
 import type { MeterRollups } from '../meters/meter-rollups-store.ts';
-import type { PricedKey } from '../registries/prices-store.ts';
 import { holdRolledUp } from '../rollups/rolled-up.ts';
 import { DateText, Moment, Units } from '../rows.ts';
 import { type Executor, runPlannedOnce, runSql, sql } from '../run-sql.ts';
 import type { Admission } from './admission.ts';
 import { type Explained, filtersOf } from './events-store.ts';
 import type { Journal } from './journal-store.ts';
-import { type AdjustmentToRecord, columnsOfAdjustments } from './line-columns.ts';
+import {
+  type AdjustmentToRecord,
+  columnsOfAdjustments,
+  RERATING_COLUMNS,
+  type ReratingColumns,
+} from './line-columns.ts';
 import { withPseudonyms } from './pseudonyms.ts';
 
 export type Dimensions = { userId: string; apiKey: string; model: string; provider: string };
@@ -32,9 +36,6 @@ export type NewAdjustment = Omit<Adjustment, 'createdAt'>;
 /** The event that an adjustment takes back, and its time in ISO 8601. */
 export type VoidedEvent = { id: string; time: string };
 
-/** A difference of the cost of a row of what Tally priced, in nano-USD. */
-export type Rerating = PricedKey & { id: string; date: Day; difference: UnitsType };
-
 export type CorrectionsStore = {
   /**
    * Records an adjustment and counts it in the same transaction, once per id; a repeat returns the recorded one. Throws
@@ -42,15 +43,15 @@ export type CorrectionsStore = {
    */
   adjust(adjustment: NewAdjustment & { voids?: VoidedEvent | undefined }): Promise<Adjustment>;
   /**
-   * Records re-ratings of one merchant in one transaction, those with a new id; counts them also as part of what Tally
-   * priced. Returns how many were new.
+   * Records re-ratings of one merchant in one transaction, those that are not recorded yet; counts them also as part of
+   * what Tally priced. Returns how many were new.
    */
-  rerate(merchantId: string, reratings: readonly Rerating[], about: { reason: string; actor: string }): Promise<number>;
+  rerate(merchantId: string, reratings: ReratingColumns, about: { reason: string; actor: string }): Promise<number>;
   /** The newest adjustments that made a number, oldest first, and how many did. */
   adjustments(number: Explained, limit: number): Promise<{ newest: Adjustment[]; count: number }>;
 };
 
-const CountedRow = z.object({ inserted: z.array(z.string()) });
+const CountedRow = z.object({ inserted: z.record(DateText, z.array(z.string())) });
 
 const Row = z
   .object({
@@ -102,34 +103,26 @@ export function createCorrectionsStore(
 ): CorrectionsStore {
   const recorded = dataSource.getRepository(AdjustmentEntity);
 
-  /** Records adjustments of one merchant; returns how many are new. With `voids` there is only one. */
+  /** Records and counts adjustments of one merchant by a statement; returns how many are new. */
   async function record(
     transaction: Executor,
     merchantId: string,
-    adjustments: readonly AdjustmentToRecord[],
-    { reason, actor, voids }: { reason: string; actor: string; voids?: VoidedEvent | undefined },
-  ) {
-    const records = await withPseudonyms(transaction, adjustments);
-    const { bits, committed } = await admission.admit(transaction, records);
+    {
+      statement,
+      values,
+      voids,
+    }: { statement: 'adjust' | 'rerate'; values: unknown[]; voids?: VoidedEvent | undefined },
+  ): Promise<number> {
     await holdRolledUp(transaction);
-    const values = ['adjustment', merchantId, reason, actor, voids?.time ?? null];
-    const columns = columnsOfAdjustments(records, bits);
-    const [counted] = await runPlannedOnce(transaction, 'adjust', [...values, ...columns], CountedRow);
-    const ids = counted!.inserted;
+    const [counted] = await runPlannedOnce(transaction, statement, values, CountedRow);
+    const idsByDay = new Map(Object.entries(counted!.inserted) as [Day, string[]][]);
+    const ids = [...idsByDay.values()].flat();
     if (ids.length > 0) {
-      const isNew = new Set(ids);
-      const idsByDay = new Map<Day, string[]>();
-      for (const { date, id } of records) {
-        if (!isNew.has(id)) continue;
-        const own = idsByDay.get(date);
-        if (own) own.push(id);
-        else idsByDay.set(date, [id]);
-      }
       await meters.adjusted(transaction, { merchantId, idsByDay, ...(voids && { voids: voids.id }) });
       if (voids) await transaction.query(sql('count-priced-void'), [merchantId, ids[0]]);
       await transaction.query(sql('count-budget-adjustments'), [merchantId, ids]);
     }
-    return { count: ids.length, committed, records };
+    return ids.length;
   }
 
   return {
@@ -144,10 +137,15 @@ export function createCorrectionsStore(
     },
 
     async adjust({ voids, ...adjustment }) {
-      const { merchantId, id } = adjustment;
-      const { committed, records } = await journal.exclusively([merchantId], (transaction) =>
-        record(transaction, merchantId, [recordOf(adjustment)], { ...adjustment, voids }),
-      );
+      const { merchantId, id, reason, actor } = adjustment;
+      const { committed, records } = await journal.exclusively([merchantId], async (transaction) => {
+        const records = await withPseudonyms(transaction, [recordOf(adjustment)]);
+        const { bits, committed } = await admission.admit(transaction, records);
+        const about = ['adjustment', merchantId, reason, actor, voids?.time ?? null];
+        const values = [...about, ...columnsOfAdjustments(records, bits)];
+        await record(transaction, merchantId, { statement: 'adjust', values, voids });
+        return { committed, records };
+      });
       committed();
       const row = await recorded.findOneBy({ merchantId, id });
       const found = row && Row.parse(row);
@@ -158,27 +156,12 @@ export function createCorrectionsStore(
       return found;
     },
 
-    async rerate(merchantId, reratings, about) {
-      if (reratings.length === 0) return 0;
-      const adjustments = reratings.map(({ id, date, difference, call_size, user_id, api_key, model, provider }) => {
-        const measures = { cost: difference };
-        return {
-          merchant_id: merchantId,
-          id,
-          date,
-          user_id,
-          api_key,
-          model,
-          provider,
-          measures,
-          reratedSize: call_size,
-        };
-      });
-      const { count, committed } = await journal.exclusively([merchantId], (transaction) =>
-        record(transaction, merchantId, adjustments, about),
+    rerate(merchantId, reratings, { reason, actor }) {
+      const columns = RERATING_COLUMNS.map((name) => reratings[name]);
+      const values = ['adjustment', merchantId, reason, actor, ...columns];
+      return journal.exclusively([merchantId], (transaction) =>
+        record(transaction, merchantId, { statement: 'rerate', values }),
       );
-      committed();
-      return count;
     },
   };
 }

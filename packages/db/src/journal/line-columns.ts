@@ -1,4 +1,5 @@
 import { type Day, DIMENSIONS, MEASURES, type Measure, type Units } from '@tally/contracts';
+import type { PricedKey } from '../registries/prices-store.ts';
 import type { LineToAppend } from './journal-line.ts';
 
 /** An adjustment as `adjust.sql` takes it; amounts that are absent are 0. */
@@ -9,9 +10,14 @@ export type AdjustmentToRecord = Record<(typeof DIMENSIONS)[number], string> & {
   measures: Partial<Record<Measure, Units>>;
   /** Units of other metric types. */
   metrics?: Record<string, string> | undefined;
-  /** Of a re-rating: the size of the calls of its row. */
-  reratedSize?: number;
 };
+
+/** A difference of the cost of a row of what Tally priced, in nano-USD. `reratings`: how many the row has already. */
+export type Rerating = PricedKey & { date: Day; reratings: number; difference: Units };
+
+/** Re-ratings of one merchant as array literals, by the columns of `rerate.sql`. */
+export type ReratingColumns = Record<(typeof RERATING_COLUMNS)[number], string>;
+export const RERATING_COLUMNS = ['date', ...DIMENSIONS, 'call_size', 'reratings', 'difference'] as const;
 
 /** Matches text that an array literal must quote. */
 const QUOTED = /[\s"\\{},]|^$|^null$/i;
@@ -51,8 +57,15 @@ export function columnsOfAdjustments(rows: readonly AdjustmentToRecord[], folded
     ...MEASURES.map((name) => plain((row) => row.measures[name]?.toString())),
     json((row) => row.metrics),
     folded ? `{${folded.join(',')}}` : '{}',
-    plain((row) => row.reratedSize?.toString()),
   ];
+}
+
+/** The columns of re-ratings. */
+export function columnsOfReratings(rows: readonly Rerating[]): ReratingColumns {
+  const { texts } = writersOf(rows);
+  return Object.fromEntries(
+    RERATING_COLUMNS.map((name) => [name, texts((row) => String(row[name]))]),
+  ) as ReratingColumns;
 }
 
 /** Writes texts as an array literal. */

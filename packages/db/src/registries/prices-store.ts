@@ -17,6 +17,7 @@ import { z } from 'zod';
 import { PriceEntity, type PriceRow } from '../entities/price.ts';
 import { EventRow } from '../journal/events-store.ts';
 import type { JournalLine } from '../journal/journal-line.ts';
+import { RERATING_COLUMNS, type ReratingColumns } from '../journal/line-columns.ts';
 import { DateText, Moment, Units } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { IsNull, MoreThan } from '../typeorm.ts';
@@ -78,8 +79,11 @@ export type PricesStore = {
    * Sums of cells by other rates, by merchant, day, model and provider; `different`: how many rows have another cost.
    */
   rerateSums(cells: readonly RatedCell[]): Promise<z.output<typeof ReratedSum>[]>;
-  /** The rows of cells that have another cost by other rates. */
-  rerateRows(cells: readonly RatedCell[]): Promise<z.output<typeof ReratedRow>[]>;
+  /**
+   * The re-ratings of rows of cells that have another cost by other rates, for `corrections.rerate`: at most `limit` of
+   * one merchant together. Days of a user come together, since they change the same rows of months and years.
+   */
+  rerateRows(cells: readonly RatedCell[], limit: number): Promise<z.output<typeof ReratingsRow>[]>;
   /** The rows of a merchant's day that Tally priced, with their cost. */
   pricedRows(merchantId: string, date: Day): Promise<z.output<typeof PricedRow>[]>;
   /** A page of the events of these rows, in order of their ids, each with its row; voided ones are left out. */
@@ -138,7 +142,13 @@ const KEY = {
   call_size: z.number().int(),
 };
 const PricedRow = z.object({ ...KEY, reratings: z.number().int(), old: Units });
-const ReratedRow = PricedRow.extend({ merchant_id: z.string(), date: DateText, new: Units });
+const ReratingsRow = z.object({
+  merchant_id: z.string(),
+  ...(Object.fromEntries(RERATING_COLUMNS.map((name) => [name, z.string()])) as Record<
+    keyof ReratingColumns,
+    z.ZodString
+  >),
+});
 const MetricDayRow = z.object({ merchant_id: z.string(), date: DateText, metric_type: z.string() });
 const WindowRow = z.object({ slot: z.number().int(), keys: z.array(z.string()), units: Units });
 const EventKey = z.object({ ...KEY, folded: z.number().nullable() });
@@ -201,12 +211,17 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
     });
 
   /** Runs a statement for cells: in 64 bits where they are enough, which takes a quarter of the time. */
-  async function reratedBy<Row extends z.ZodType>(name: string, cells: readonly RatedCell[], row: Row) {
+  async function reratedBy<Row extends z.ZodType>(
+    name: string,
+    cells: readonly RatedCell[],
+    row: Row,
+    more: readonly unknown[] = [],
+  ) {
     const small = cells.filter(isSmall);
     const large = cells.filter((cell) => !isSmall(cell));
-    const rows = small.length === 0 ? [] : await runSql(dataSource, name, columnsOfCells(small), row);
+    const rows = small.length === 0 ? [] : await runSql(dataSource, name, [...columnsOfCells(small), ...more], row);
     if (large.length === 0) return rows;
-    return [...rows, ...(await runSql(dataSource, `${name}-large`, columnsOfCells(large), row))];
+    return [...rows, ...(await runSql(dataSource, `${name}-large`, [...columnsOfCells(large), ...more], row))];
   }
 
   /** Adds prices, as JSON, in one new version. Of a source, also ends what it no longer has; see `import`. */
@@ -289,7 +304,7 @@ export function createPricesStore(dataSource: DataSource): PricesStore {
         WindowRow,
       ),
     rerateSums: (cells) => reratedBy('rerate-sums', cells, ReratedSum),
-    rerateRows: (cells) => reratedBy('rerate-rows', cells, ReratedRow),
+    rerateRows: (cells, limit) => reratedBy('rerate-rows', cells, ReratingsRow, [limit]),
     pricedRows: (merchantId, date) => runSql(dataSource, 'priced-rows', [merchantId, date], PricedRow),
     async pricedEvents(merchantId, date, { after, limit }) {
       const rows = await runSql(dataSource, 'priced-events', [merchantId, date, after, limit], z.unknown());

@@ -5,6 +5,7 @@ import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, beforeEach, expect, test } from 'vitest';
 import { files } from '../../sql/generate.mjs';
+import { columnsOfReratings } from '../journal/line-columns.ts';
 import { type Db, openDb } from '../open-db.ts';
 import { migrate } from '../schema.ts';
 import type { Scope } from './scope.ts';
@@ -242,11 +243,12 @@ class World {
     const own = rows.map((row) => ({ ...row, merchant_id: merchant, amounts: { ...zero(), cost: row.amounts.cost } }));
     const reratings = own.map(({ date, user_id, model, amounts }) => {
       const key = { user_id, api_key: '', model, provider: '', call_size: 0 };
-      return { ...key, id: `a${this.serial++}`, date, difference: amounts.cost };
+      return { ...key, date, reratings: this.serial++, difference: amounts.cost };
     });
+    const columns = columnsOfReratings(reratings);
     const about = { reason: 'a test', actor: 'test' };
-    expect(await db.corrections.rerate(merchant, reratings, about)).toBe(own.length);
-    expect(await db.corrections.rerate(merchant, reratings, about)).toBe(0);
+    expect(await db.corrections.rerate(merchant, columns, about)).toBe(own.length);
+    expect(await db.corrections.rerate(merchant, columns, about)).toBe(0);
     this.counted.push(...own);
   }
 
