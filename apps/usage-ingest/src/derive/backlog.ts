@@ -6,7 +6,7 @@ export function createBacklog(options: {
   /** The names of the metrics, and what their help calls the rollups. */
   names: { lag: string; pending: string; rollups: string };
   maxPending: number;
-  lag(): Promise<{ events: number; oldestMs: number }>;
+  lag(): Promise<{ flushes: number; events: number; oldestMs: number }>;
   deriveSlice(): Promise<{ flushes: number; events: number }>;
 }) {
   const { registers, names, maxPending } = options;
@@ -21,12 +21,12 @@ export function createBacklog(options: {
     registers,
   });
 
-  /** Returns the number of waiting events, and shows it. */
-  async function look(): Promise<number> {
-    const { events, oldestMs } = await options.lag();
+  /** Returns what waits, and shows it. */
+  async function look(): Promise<{ flushes: number; events: number }> {
+    const { flushes, events, oldestMs } = await options.lag();
     lagSeconds.set(oldestMs / 1000);
     pendingEvents.set(events);
-    return events;
+    return { flushes, events };
   }
 
   /** Derives up to a number of events; skips what other processes have taken. */
@@ -40,7 +40,7 @@ export function createBacklog(options: {
 
   /** Derives until at most `maxPending` events wait, so that queries never add up more than that by themselves. */
   async function catchUp(): Promise<void> {
-    const events = await look();
+    const { events } = await look();
     if (events > maxPending) await derive(events - maxPending);
   }
 

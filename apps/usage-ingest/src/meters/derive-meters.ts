@@ -40,8 +40,9 @@ export function createDeriveMeters(options: {
   let prunedOn: Day | undefined;
 
   async function run(): Promise<void> {
+    const { flushes, events } = await backlog.look();
     // Later flushes wait for the next run, so a run ends under any load. One more finds flushes without events.
-    await backlog.derive((await backlog.look()) + 1);
+    if (flushes > 0) await backlog.derive(events + 1);
     while (await db.meters.computeHistory(HISTORY_EVENTS)) await backlog.derive(slice);
     const today = dayOf(await agreedNow());
     while ((await db.meters.fold(today, QUIET_MS, FOLDED_AT_ONCE)) >= FOLDED_AT_ONCE);
@@ -49,7 +50,7 @@ export function createDeriveMeters(options: {
       await db.meters.prune(addDays(today, -quarterHoursDays));
       prunedOn = today;
     }
-    await backlog.look();
+    if (flushes > 0) await backlog.look();
   }
 
   return {

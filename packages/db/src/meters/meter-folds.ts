@@ -6,6 +6,7 @@ import { type Executor, runSql, sql } from '../run-sql.ts';
 import { activeMeters } from './meter-state.ts';
 import { byKind, FOLDED, type Folded, finerRows, foldRows, type Grain } from './rollup-sql.ts';
 
+const FoundRow = z.object({ found: z.boolean() });
 const PeriodRow = z.object({ merchant_id: z.string(), period: DateText });
 
 /** A late event makes a trimester dirty, whose months are read meanwhile; so it waits longer to be rebuilt once. */
@@ -23,20 +24,30 @@ export async function markDirty(
   await transaction.query(sql('meters/mark-periods'), values);
 }
 
+type Due = { today: Day; quietMs: number };
+
+/** The first period of a grain that is not over, and the time without writes after which earlier ones are rebuilt. */
+const dueOf = ({ grain, periodOf }: Folded, { today, quietMs }: Due) =>
+  [periodOf(today).startDate, quietMs * (PATIENCE[grain] ?? 1)] as const;
+
+/** Returns whether there may be something to rebuild. */
+export async function hasDirty(executor: Executor, due: Due): Promise<boolean> {
+  const [opens, quiets] = [0, 1].map((place) => FOLDED.map((folded) => dueOf(folded, due)[place]));
+  const values = [FOLDED.map(({ grain }) => grain), opens, quiets];
+  return (await runSql(executor, 'meters/has-dirty-periods', values, FoundRow))[0]!.found;
+}
+
 /**
  * Rebuilds dirty days before `today`, months, trimesters and years from the next finer rollup; at most `limit` of each.
  * `quietMs`: see `MeterRollups.fold`. Returns the number of periods.
  */
-export async function foldDirty(
-  transaction: Executor,
-  { today, quietMs, limit }: { today: Day; quietMs: number; limit: number },
-): Promise<number> {
+export async function foldDirty(transaction: Executor, { limit, ...due }: Due & { limit: number }): Promise<number> {
   const meters = await activeMeters(transaction);
   let count = 0;
   for (const folded of FOLDED) {
-    const { grain, periodOf, table, length } = folded;
+    const { grain, table, length } = folded;
     const finerGrain = FOLDED.find((each) => each.table === folded.finer)?.grain ?? null;
-    const values = [grain, periodOf(today).startDate, quietMs * (PATIENCE[grain] ?? 1), limit, finerGrain, length];
+    const values = [grain, ...dueOf(folded, due), limit, finerGrain, length];
     const dirty = await runSql(transaction, 'meters/dirty-periods', values, PeriodRow);
     if (dirty.length === 0) continue;
     const periods = [dirty.map((row) => row.merchant_id), dirty.map((row) => row.period)];

@@ -12,7 +12,7 @@ import { In } from '../typeorm.ts';
 import { type EventScope, type QuarterHours, rowsOf } from './event-rows.ts';
 import { admitValues } from './limited-values.ts';
 import { createMeterChecks, type MeterChecks } from './meter-checks-store.ts';
-import { foldDirty, markDirty } from './meter-folds.ts';
+import { foldDirty, hasDirty, markDirty } from './meter-folds.ts';
 import { activeMeters, firstDayOfQuarters, lockMeters, nextRun, tryLockMeters } from './meter-state.ts';
 import { addRows, byKind, kindOf, MARKED, ROLLUP_TABLES, renameRows } from './rollup-sql.ts';
 
@@ -22,8 +22,8 @@ export type MeterRollups = {
    * least one flush. Does nothing while another process derives, or changes meters.
    */
   derive(maxEvents: number): Promise<{ flushes: number; events: number }>;
-  /** Returns the number of events not derived yet, and the age of the oldest. */
-  lag(): Promise<{ events: number; oldestMs: number }>;
+  /** Returns how many flushes and events are not derived yet, and the age of the oldest. */
+  lag(): Promise<{ flushes: number; events: number; oldestMs: number }>;
   /** Computes a part of a meter's history, newest days first; false once nothing is left. */
   computeHistory(maxEvents: number): Promise<boolean>;
   /**
@@ -69,8 +69,8 @@ const FlushRow = z.object({
   last_date: DateText.nullable(),
 });
 const LagRow = z
-  .object({ events: z.string().transform(Number), oldest_ms: z.number() })
-  .transform(({ events, oldest_ms }) => ({ events, oldestMs: oldest_ms }));
+  .object({ flushes: z.number(), events: z.string().transform(Number), oldest_ms: z.number() })
+  .transform(({ oldest_ms: oldestMs, ...lag }) => ({ ...lag, oldestMs }));
 const HistoryRow = z.object({ meter_id: z.number(), date: DateText, after_merchant: z.string() });
 const CountRow = z.object({ merchant_id: z.string(), events: z.string().transform(Number) });
 const TimeRow = z.object({ time: z.date() });
@@ -130,13 +130,16 @@ export function createMeterRollups(
       });
     },
 
-    fold: (today, quietMs, limit) =>
-      inTransaction(dataSource, async (transaction) => {
+    async fold(today, quietMs, limit) {
+      // Most of the time there is none, and the lock would make others wait.
+      if (!(await hasDirty(dataSource, { today, quietMs }))) return 0;
+      return inTransaction(dataSource, async (transaction) => {
         if (!(await tryLockMeters(transaction))) return 0;
         const periods = await foldDirty(transaction, { today, quietMs, limit });
         if (periods > 0) await betweenMoments(dataSource, transaction);
         return periods;
-      }),
+      });
+    },
 
     async prune(firstKept) {
       await inTransaction(dataSource, async (transaction) => {
