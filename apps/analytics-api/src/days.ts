@@ -1,5 +1,6 @@
 import { addDays, type Day, type DayRange, dayOf, eachDay } from '@tally/contracts';
 import type { Db } from '@tally/db';
+import { piecesOf } from '@tally/service';
 import { assertRange } from './dates.ts';
 import type { Freshness } from './fresh.ts';
 
@@ -26,8 +27,7 @@ export function createDays({
 }) {
   async function rebuild(dates: readonly Day[], complete: boolean, onlyStale = false): Promise<number> {
     const today = dayOf(now());
-    const batches: (readonly Day[])[] = [];
-    for (let from = 0; from < dates.length; from += BATCH) batches.push(dates.slice(from, from + BATCH));
+    const batches = piecesOf(dates, BATCH);
     let rebuilt = 0;
     let days = 0;
     const work = async () => {

@@ -36,6 +36,7 @@ export { exactEntries, NUMBER_MARK, parseExactly, unitsOf } from './exact-json.t
 export { fetchWithin } from './fetch-within.ts';
 export { createFlushedUntil, type FlushedUntil } from './flushed-until.ts';
 export { groupBy } from './group-by.ts';
+export { piecesOf } from './pieces.ts';
 export { type EdgeEnv, edgeEnv, flag, httpAddress, parseEnv, SettingsError, serviceEnv, whole } from './process/env.ts';
 export { createLog, failureLog, type Log } from './process/log.ts';
 export { type Loop, startLoop } from './process/loop.ts';

@@ -1,5 +1,5 @@
 import { HOUR_MS } from '@tally/contracts';
-import { mastersOf, type RedisClient } from '@tally/service';
+import { mastersOf, piecesOf, type RedisClient } from '@tally/service';
 import type { Result } from 'ioredis';
 import type { RedisKeys } from './keys.ts';
 import { lua } from './lua.ts';
@@ -72,12 +72,9 @@ export function createDeduplicationWindow(
   const windowOf = async (shard: number, drop: string) => (await windowsOf([shard], drop))[0]!;
 
   async function allWindows() {
-    const atOnce = keys.clustered ? 1 : SHARDS_AT_ONCE;
     const shards = Array.from({ length: keys.shards }, (_, shard) => shard);
-    const calls = Array.from({ length: Math.ceil(keys.shards / atOnce) }, (_, call) =>
-      windowsOf(shards.slice(call * atOnce, (call + 1) * atOnce)),
-    );
-    return (await Promise.all(calls)).flat();
+    const calls = piecesOf(shards, keys.clustered ? 1 : SHARDS_AT_ONCE);
+    return (await Promise.all(calls.map((some) => windowsOf(some)))).flat();
   }
 
   async function budgetNow(): Promise<number> {

@@ -1,12 +1,12 @@
 import { Gauge, type Registry } from 'prom-client';
 
 /** Derives the flushes that wait to be added to some rollups, one slice and transaction at a time, and counts them. */
-export function createBacklog(options: {
+export function createBacklog<Lag extends { flushes: number; events: number; oldestMs: number }>(options: {
   registers: Registry[];
   /** The names of the metrics, and what their help calls the rollups. */
   names: { lag: string; pending: string; rollups: string };
   maxPending: number;
-  lag(): Promise<{ flushes: number; events: number; oldestMs: number }>;
+  lag(): Promise<Lag>;
   deriveSlice(): Promise<{ flushes: number; events: number }>;
 }) {
   const { registers, names, maxPending } = options;
@@ -22,11 +22,11 @@ export function createBacklog(options: {
   });
 
   /** Returns what waits, and shows it. */
-  async function look(): Promise<{ flushes: number; events: number }> {
-    const { flushes, events, oldestMs } = await options.lag();
-    lagSeconds.set(oldestMs / 1000);
-    pendingEvents.set(events);
-    return { flushes, events };
+  async function look(): Promise<Lag> {
+    const lag = await options.lag();
+    lagSeconds.set(lag.oldestMs / 1000);
+    pendingEvents.set(lag.events);
+    return lag;
   }
 
   /** Derives up to a number of events; skips what other processes have taken. */

@@ -58,8 +58,6 @@ export function createDerive({ db, register, sliceEvents, now, agreedNow }: Deri
     registers,
   });
 
-  /** As of the last look. */
-  let firstOpenDay: Day;
   const backlog = createBacklog({
     registers,
     names: { lag: 'tally_derive_lag_seconds', pending: 'tally_derive_pending_events', rollups: 'the coarse rollups' },
@@ -67,8 +65,7 @@ export function createDerive({ db, register, sliceEvents, now, agreedNow }: Deri
     async lag() {
       const lag = await db.derivations.lag();
       const first = over(now());
-      firstOpenDay = lag.firstOpenDay;
-      openDays.set(firstOpenDay < first ? countDays(firstOpenDay, first) - 1 : 0);
+      openDays.set(lag.firstOpenDay < first ? countDays(lag.firstOpenDay, first) - 1 : 0);
       return lag;
     },
     async deriveSlice() {
@@ -99,19 +96,16 @@ export function createDerive({ db, register, sliceEvents, now, agreedNow }: Deri
   }
 
   async function run(): Promise<void> {
-    const { flushes, events } = await backlog.look();
+    const { flushes, events, firstOpenDay } = await backlog.look();
     // Later flushes wait for the next run, so a run ends under any load.
     await backlog.derive(events);
-    let isDone = flushes === 0;
-    // A long day must not delay flushes.
     const before = over(await agreedNow());
-    while (firstOpenDay < before && (await rollUp(before))) {
-      isDone = false;
-      await backlog.derive(sliceEvents);
-    }
+    const hasOpenDays = firstOpenDay < before;
+    // A long day must not delay flushes.
+    if (hasOpenDays) while (await rollUp(before)) await backlog.derive(sliceEvents);
     for (let left = QUARTER_SLICES; left > 0 && (await db.derivations.computeQuarters(slice)); left--)
       await backlog.derive(sliceEvents);
-    if (!isDone) await backlog.look();
+    if (flushes > 0 || hasOpenDays) await backlog.look();
   }
 
   return {

@@ -1,6 +1,5 @@
-import { PRICED_PARTS } from '@tally/contracts';
-import type { Db, PricedCell, PricedUnits, UnitRates } from '@tally/db';
-import type { PriceList } from './price-list.ts';
+import type { Db, PricedCell } from '@tally/db';
+import { type PriceList, unitRatesOf } from './price-list.ts';
 
 type Prices = Db['prices'];
 
@@ -9,10 +8,7 @@ export const dayKey = ({ merchant_id, date }: Pick<PricedCell, 'merchant_id' | '
   JSON.stringify([merchant_id, date]);
 
 /** Rates of a cell whose events are all voided: what re-ratings added to it is due back. */
-const NOTHING_DUE: UnitRates = {
-  amounts: Object.fromEntries(PRICED_PARTS.map((part) => [part, 0n])) as PricedUnits,
-  per: 1n,
-};
+const NOTHING_DUE = unitRatesOf(new Map());
 
 const NO_TYPES: ReadonlySet<string> = new Set();
 

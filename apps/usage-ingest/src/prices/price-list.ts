@@ -229,7 +229,7 @@ function passesThreshold(over: bigint, size: number): boolean | 'unclear' {
 }
 
 /** Rates as nano-USD of a unit over one divisor, the least one. */
-function unitRatesOf(rates: ReadonlyMap<PricedPart, Rate>): UnitRates {
+export function unitRatesOf(rates: ReadonlyMap<PricedPart, Rate>): UnitRates {
   const common = [...rates.values()].reduce((all, { per }) => lcm(all, per), 1n);
   const amounts = [...rates].map(([part, { amount, per }]) => [part, amount * (common / per)] as const);
   const divisor = common * TO_NANO;

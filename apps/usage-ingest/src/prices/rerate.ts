@@ -8,7 +8,7 @@ import {
   type RatedCell,
   type ReratingColumns,
 } from '@tally/db';
-import { groupBy } from '@tally/service';
+import { groupBy, piecesOf } from '@tally/service';
 import type { z } from 'zod';
 import type { Registry, RegistryReader } from '../meters/registry.ts';
 import type { Repair } from '../reconcile/index.ts';
@@ -181,7 +181,7 @@ export function createRerate({
         for (const [key, sum] of sums) add(rows, key, sum);
         if (dryRun) continue;
         const reratings = different.map((row) => ({ ...row, difference: row.new - row.old }));
-        const parts = inParts(reratings).map(columnsOfReratings);
+        const parts = piecesOf(reratings, ADJUSTED_AT_ONCE).map(columnsOfReratings);
         if (parts.length > 0) adjustments += await apply({ merchantId, days: new Set([date]) }, parts, about);
       }
       report.add(rows);
@@ -276,14 +276,6 @@ function byRows(cells: readonly RatedCell[], most: number): RatedCell[][] {
     day = own;
   }
   return groups;
-}
-
-/** Rows in parts that one transaction adjusts. */
-function inParts<Row>(rows: readonly Row[]): Row[][] {
-  const parts: Row[][] = [];
-  for (let start = 0; start < rows.length; start += ADJUSTED_AT_ONCE)
-    parts.push(rows.slice(start, start + ADJUSTED_AT_ONCE));
-  return parts;
 }
 
 const compare = <Value extends string | bigint>(a: Value, b: Value) => (a < b ? -1 : a > b ? 1 : 0);

@@ -27,13 +27,19 @@ export async function markDirty(
 type Due = { today: Day; quietMs: number };
 
 /** The first period of a grain that is not over, and the time without writes after which earlier ones are rebuilt. */
-const dueOf = ({ grain, periodOf }: Folded, { today, quietMs }: Due) =>
-  [periodOf(today).startDate, quietMs * (PATIENCE[grain] ?? 1)] as const;
+const dueOf = ({ grain, periodOf }: Folded, { today, quietMs }: Due) => ({
+  firstOpen: periodOf(today).startDate,
+  afterMs: quietMs * (PATIENCE[grain] ?? 1),
+});
 
 /** Returns whether there may be something to rebuild. */
 export async function hasDirty(executor: Executor, due: Due): Promise<boolean> {
-  const [opens, quiets] = [0, 1].map((place) => FOLDED.map((folded) => dueOf(folded, due)[place]));
-  const values = [FOLDED.map(({ grain }) => grain), opens, quiets];
+  const dues = FOLDED.map((folded) => dueOf(folded, due));
+  const values = [
+    FOLDED.map(({ grain }) => grain),
+    dues.map(({ firstOpen }) => firstOpen),
+    dues.map(({ afterMs }) => afterMs),
+  ];
   return (await runSql(executor, 'meters/has-dirty-periods', values, FoundRow))[0]!.found;
 }
 
@@ -47,7 +53,8 @@ export async function foldDirty(transaction: Executor, { limit, ...due }: Due & 
   for (const folded of FOLDED) {
     const { grain, table, length } = folded;
     const finerGrain = FOLDED.find((each) => each.table === folded.finer)?.grain ?? null;
-    const values = [grain, ...dueOf(folded, due), limit, finerGrain, length];
+    const { firstOpen, afterMs } = dueOf(folded, due);
+    const values = [grain, firstOpen, afterMs, limit, finerGrain, length];
     const dirty = await runSql(transaction, 'meters/dirty-periods', values, PeriodRow);
     if (dirty.length === 0) continue;
     const periods = [dirty.map((row) => row.merchant_id), dirty.map((row) => row.period)];

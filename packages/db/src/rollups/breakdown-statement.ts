@@ -1,8 +1,8 @@
-import type { Grouping, Measure, PlanPart, SortBy } from '@tally/contracts';
+import type { Grouping, Measure, SortBy } from '@tally/contracts';
 import { type Bind, bindings } from '../run-sql.ts';
 import type { SumOf } from '../unit-sums.ts';
 import { anySum, columnOf, columnsOf, grouped, isByModel, known, PROVIDERS, sumsOf, textsOf } from './grouping.ts';
-import { type Condition, isAmong, type Missing, pendingOf, readsDocuments, source } from './scope.ts';
+import { type Condition, isAmong, type Missing, type Read, readsDocuments, sharingPending } from './scope.ts';
 import type { Question } from './usage-reader.ts';
 
 /** With the table's name: a bare one would be the page's column, which is text. */
@@ -30,13 +30,6 @@ const RANKED_BY: Record<SortBy, readonly Measure[]> = {
 export const MAX_UNSURE = 500;
 const TOKENS_OF_DOCUMENTS = '(groups.prompt_tokens + groups.completion_tokens + groups.other_tokens)';
 
-/** Reads rows of a question. `measures`: all by default; `only`: rows with some keys. */
-type Read = (
-  parts: readonly PlanPart[],
-  columns: string,
-  more?: { measures?: readonly string[]; only?: Condition | undefined },
-) => string;
-
 /**
  * Writes the query of a page of groups. Its one row has the page, the sums of all groups, their number, and the number
  * of `unsure` groups: above MAX_UNSURE the page may lack groups.
@@ -48,14 +41,12 @@ export function breakdownStatement(
   const { bind, values } = bindings();
   const groupings: Grouping[] = [question.by].flat();
   const keys = groupings.map((_, index) => `key_${index + 1}`);
-  const pending = pendingOf({ ...question, parts: [...question.parts, ...(totals ?? [])] }, bind, missing);
-  const isPendingNamed = pending !== undefined;
-  const read: Read = (parts, columns, more) =>
-    source({ ...question, parts }, columns, bind, { sum, missing, isPendingNamed, ...more });
+  const all = { ...question, parts: [...question.parts, ...(totals ?? [])] };
+  const { pending, read } = sharingPending(all, bind, { sum, missing });
   const { sort, pageBy } = orderOf(question, bind);
   const groups = totals ? rankedGroups(question, { sum, read, pageBy }) : allGroups(question, { sum, read });
   // Only the page is made into text, and the groups are read once for everything derived from them.
-  const text = `with ${pending ? `pending as materialized (${pending}),` : ''} ${groups.tables}
+  const text = `with ${pending} ${groups.tables}
     select
       (select json_agg(json_build_object(
         'keys', array[${keys.join(', ')}], 'sort_value', sort_value::text, ${textsOf(question)}
@@ -64,7 +55,7 @@ export function breakdownStatement(
       (select ${groups.count} from groups) as total,
       ${groups.unsure}::int as unsure,
       whole.*
-    from (select ${sumsOf(question)} from ${totals ? `(${read(totals, '')}) as part` : 'groups'}) as whole`;
+    from (select ${sumsOf(question)} from ${totals ? `(${read({ ...question, parts: totals }, '')}) as part` : 'groups'}) as whole`;
   return { text, values };
 }
 
@@ -100,7 +91,7 @@ function rankedGroups(
     // Without names of keys: possibly half a million groups are written down.
     tables: `ranks as materialized (
         select ${list}, ${sumsOf(question, sum, ranking)}
-        from (${read(question.parts, columnsOf(groupings), { measures: ranking })}) as part
+        from (${read(question, columnsOf(groupings), { measures: ranking })}) as part
         group by ${list}
       ),
       candidates as materialized (
@@ -124,7 +115,7 @@ function groupsOf(question: Question, { sum, read, only }: { sum: SumOf; read: R
   const some = anySum(question, sum);
   return `
     select ${named}, ${sums} ${isByModel(groupings) ? `, ${PROVIDERS}` : ''}
-    from ${grouped(groupings, read(question.parts, columnsOf(groupings), { only }), { sums, some })}
+    from ${grouped(groupings, read(question, columnsOf(groupings), { only }), { sums, some })}
     group by ${columns.join(', ')} having ${some}`;
 }
 

@@ -1,11 +1,8 @@
 import { bindings } from '../run-sql.ts';
 import type { SumOf } from '../unit-sums.ts';
 import { anySum, grouped, known, PROVIDERS, sumsOf, textsOf, userOf } from './grouping.ts';
-import { type Condition, isAmong, type Missing, pendingOf, type Scope, source } from './scope.ts';
+import { isAmong, type Missing, type Read, type Scope, sharingPending } from './scope.ts';
 import type { OverviewQuestion } from './usage-reader.ts';
-
-/** Reads rows of a scope. `measures`: all by default; `only`: rows with some keys. */
-type Read = (scope: Scope, columns: string, more?: { measures?: readonly string[]; only?: Condition }) => string;
 
 /** Writes the query of a summary. Its one row has the number of active users, and users, models and days as JSON. */
 export function overviewStatement(
@@ -19,11 +16,9 @@ export function overviewStatement(
   const all: Scope = { ...filters, parts: [users, models, days].flatMap((scope) => scope.parts) };
   const sum = sumFor(all);
   // Found once, not once for each of the three: that costs more than the rollups of all merchants.
-  const pending = pendingOf(all, bind, missing);
-  const isPendingNamed = pending !== undefined;
-  const read: Read = (scope, columns, more) => source(scope, columns, bind, { sum, missing, isPendingNamed, ...more });
+  const { pending, read } = sharingPending(all, bind, { sum, missing });
   const ofModels = { sums: sumsOf(models, sum), some: anySum(models, sum) };
-  const text = `with ${pending ? `pending as materialized (${pending}),` : ''}
+  const text = `with ${pending}
     ${firstUsers(users, { sum, read, limit: bind(limits.users) })},
     models as (
       select ${known('model')} as key, ${PROVIDERS}, ${ofModels.sums}

@@ -117,7 +117,7 @@ export const isAmong = (keys: readonly string[], subquery: string): string =>
  * The events of flushes not yet derived, for parts that are read several times in a statement. Undefined if there are
  * none for them.
  */
-export function pendingOf(scope: Scope, bind: Bind, missing: Missing): string | undefined {
+function pendingOf(scope: Scope, bind: Bind, missing: Missing): string | undefined {
   const derived = scope.parts.filter(({ cube }) => cube in TIME && cube !== 'usage_daily' && !SUMMED.has(cube));
   if (!missing.flushes || derived.length === 0) return undefined;
   const { ids, first, last } = missing.flushes;
@@ -128,6 +128,26 @@ export function pendingOf(scope: Scope, bind: Bind, missing: Missing): string | 
   return `
     select ${['date', ...Object.values(ALL_DIMENSIONS), ...MEASURES].join(', ')}
     ${filtered(scope, bind)('usage_counted_events', range)}`;
+}
+
+/** Reads rows of a scope. `measures`: all by default; `only`: rows with some keys. */
+export type Read = (scope: Scope, columns: string, more?: Pick<SourceOptions, 'measures' | 'only'>) => string;
+
+/**
+ * For statements that read several times: `read` reads parts of `all`, and `pending` is a table of the statement with
+ * the events that these parts lack, found once; '' if there are none.
+ */
+export function sharingPending(
+  all: Scope,
+  bind: Bind,
+  { sum, missing }: { sum: SumOf; missing: Missing },
+): { pending: string; read: Read } {
+  const pending = pendingOf(all, bind, missing);
+  const isPendingNamed = pending !== undefined;
+  return {
+    pending: pending ? `pending as materialized (${pending}),` : '',
+    read: (scope, columns, more) => source(scope, columns, bind, { sum, missing, isPendingNamed, ...more }),
+  };
 }
 
 /**

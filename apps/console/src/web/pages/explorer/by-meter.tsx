@@ -75,7 +75,7 @@ export function ByMeter(props: Props) {
     ),
   );
   const top = useMemo(() => firsts.data && largest(firsts.data.rows).slice(0, CHARTED), [firsts.data]);
-  const nameOf = useNames(range);
+  const nameOf = useNamesInRange(range);
   const metric = timeZone === 'UTC' ? metricOfMeter(meter) : undefined;
   /** A number of some values of dimensions, explained where it is the sum of a metric. */
   const numberOf = (value: string, group: Record<string, string>, pad = 0) => {
@@ -161,7 +161,7 @@ const NONE: readonly Row[] = [];
 const largest = (rows: readonly Row[]) => [...rows].sort((a, b) => compareQuantities(b.value, a.value));
 
 /** The names of users, keys and merchants with usage in a range. */
-function useNames(range: Range): (dimension: string, key: string) => string {
+function useNamesInRange(range: Range): (dimension: string, key: string) => string {
   const { data } = useQuery(api.analytics.filterOptions.queryOptions(range, { staleTime: 300_000 }));
   return useMemo(() => {
     const namesIn = (rows: readonly { id: string; label: string }[] = []) =>
