@@ -14,7 +14,7 @@ export const LOCKS = {
   rollupRun: 7423,
   rollupPeriod: 7424,
   litellmPull: 7425,
-  /** Creation of partitions. */
+  /** Exclusive for creating partitions, shared by whoever subtracts what is not derived in one statement. */
   partitions: 7426,
   /** Shared by derivations, exclusive for adding days to months and years. */
   rolledUp: 7427,

@@ -3,6 +3,7 @@ import { type FreshStore, freshDatabase, runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { LOCKS } from '../locks.ts';
 import { type Db, openDb } from '../open-db.ts';
 import { migrate } from '../schema.ts';
 import { type JournalLine, type LineToAppend, OLD_ORIGIN } from './journal-line.ts';
@@ -153,9 +154,38 @@ test('sixteen writers whose batches are the first of the same days make each par
   expect(rows).toEqual([{ deadlocks: 0 }]);
 });
 
-test('a transaction that dies leaves nothing, not even its partition', async () => {
+test('everybody knows the partition of a day before the transaction that writes its first event ends', async () => {
+  const isThere = async () => (await client.query(`select to_regclass('usage_events_20310101') as name`)).rows[0].name;
+  const lines = withOrigins([line(newMerchant(), 'a', { date: '2031-01-01' })]);
+  expect(await isThere()).toBe(null);
+  const beforeCommit = async () => expect(await isThere()).toBe('usage_events_20310101');
+  expect((await db.journal.append({ source: 'stream', lines, beforeCommit })).inserted).toBe(1);
+});
+
+test('a process that finds a partition of another one waits until that one has told everybody', async () => {
+  await append([line(newMerchant(), 'a', { date: '2031-01-02' })]);
+  const other = await openDb(store.url, { poolSize: 2 });
+  await client.query('begin');
+  await client.query('select pg_advisory_xact_lock($1)', [LOCKS.partitions]);
+  let done = false;
+  const lines = withOrigins([line(newMerchant(), 'a', { date: '2031-01-02' })]);
+  const appended = other.journal.append({ source: 'stream', lines }).finally(() => {
+    done = true;
+  });
+  const waiting = `
+    select count(*)::int as count from pg_locks
+    where locktype = 'advisory' and objid = ${LOCKS.partitions} and not granted
+      and database = (select oid from pg_database where datname = current_database())`;
+  await expect.poll(async () => (await client.query(waiting)).rows).toEqual([{ count: 1 }]);
+  expect(done).toBe(false);
+  await client.query('commit');
+  expect((await appended).inserted).toBe(1);
+  await other.close();
+});
+
+test('a transaction that dies leaves no event', async () => {
   const merchant = newMerchant();
-  const batch = { source: 'stream' as const, lines: withOrigins([line(merchant, 'a', { date: '2031-01-01' })]) };
+  const batch = { source: 'stream' as const, lines: withOrigins([line(merchant, 'a', { date: '2031-01-03' })]) };
   const beforeCommit = () => {
     throw new Error('the process dies here');
   };

@@ -127,7 +127,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     if (left.length === 0) {
       return { appended: { ...NOTHING_APPENDED, skipped }, committed() {} };
     }
-    await partitions.ensure(
+    await partitions.keepOpen(
       transaction,
       left.map((line) => line.date),
     );
@@ -192,7 +192,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
     // A separate statement: a claim committed meanwhile is invisible to the one that conflicted with it.
     const moved = await runSql(transaction, 'midnight-days', claims, MovedRow);
     if (moved.length === 0) return lines;
-    await partitions.ensure(
+    await partitions.keepOpen(
       transaction,
       moved.map(({ date }) => date),
     );
@@ -264,6 +264,7 @@ export function createJournal(dataSource: DataSource, partitions: Partitions, ad
 
   return {
     async append(batch) {
+      await partitions.ensure(batch.lines.map(({ date }) => date));
       const { appended, committed } = await inTransaction(dataSource, (transaction) => append(transaction, batch));
       committed();
       return appended;

@@ -4,13 +4,19 @@ import { z } from 'zod';
 import { holdLock, LOCKS, shareLock } from '../locks.ts';
 import { DateText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
+import { inTransaction } from '../transactions.ts';
 
 export type Partitions = {
   /**
-   * Ensures, inside a transaction, that the journal has a partition for each day. Throws DAY_CLOSED with all closed
-   * days in `details.days`: their events are gone, so a repeat could no longer be recognised.
+   * Ensures that the journal has a partition for each day that is not closed. Call it before the transaction that writes
+   * events: whoever sees a flush must see the partitions of all its events (ADR 830).
    */
-  ensure(transaction: Executor, days: readonly Day[]): Promise<void>;
+  ensure(days: readonly Day[]): Promise<void>;
+  /**
+   * Keeps days open until the transaction ends. Throws DAY_CLOSED with all closed days in `details.days`: their events
+   * are gone, so a repeat could no longer be recognised.
+   */
+  keepOpen(transaction: Executor, days: readonly Day[]): Promise<void>;
   /** Returns those of these days that still have their events; they keep them until the transaction ends. */
   open(transaction: Executor, days: readonly Day[]): Promise<Day[]>;
   /** Returns days before `firstKept` without writes since `quietSince`. */
@@ -33,29 +39,35 @@ export function createPartitions(dataSource: DataSource): Partitions {
   const known = new Set<Day>();
 
   return {
-    async ensure(transaction, days) {
-      await shareLock(transaction, LOCKS.closing);
-      const closed = await runSql(transaction, 'closed-days', [[...new Set(days)]], z.object({ date: DateText }));
-      if (closed[0]) {
-        throw new TallyError('DAY_CLOSED', dayClosed(closed[0].date), {
-          details: { days: closed.map(({ date }) => date) },
-        });
-      }
+    async ensure(days) {
       const asked = [...new Set(days)].filter((day) => !known.has(day));
-      const missing = await missingOf(transaction, asked);
-      // One created here may still be rolled back, so only a found one counts as known.
-      for (const day of asked) if (!missing.includes(day)) known.add(day);
-      if (missing.length > 0) await create(transaction, missing);
+      if (asked.length === 0) return;
+      const open = await inTransaction(dataSource, async (transaction) => {
+        await shareLock(transaction, LOCKS.closing);
+        const closed = await closedOf(transaction, asked);
+        const open = asked.filter((day) => !closed.includes(day));
+        // ATTACH stops no reader, so another process may find a partition before all others know it; this lock ends later.
+        await holdLock(transaction, LOCKS.partitions);
+        await createMissing(transaction, open);
+        return open;
+      });
+      for (const day of open) known.add(day);
+    },
+
+    async keepOpen(transaction, days) {
+      await shareLock(transaction, LOCKS.closing);
+      const closed = await closedOf(transaction, days);
+      if (closed.length > 0) throw new TallyError('DAY_CLOSED', dayClosed(closed[0]!), { details: { days: closed } });
     },
 
     async open(transaction, days) {
       await shareLock(transaction, LOCKS.closing);
-      const closed = await runSql(transaction, 'closed-days', [days], z.object({ date: DateText }));
-      return days.filter((day) => !closed.some(({ date }) => date === day));
+      const closed = await closedOf(transaction, days);
+      return days.filter((day) => !closed.includes(day));
     },
 
     async closable(firstKept, quietSince) {
-      const rows = await runSql(dataSource, 'closable-days', [firstKept, quietSince], z.object({ date: DateText }));
+      const rows = await runSql(dataSource, 'closable-days', [firstKept, quietSince], DateRow);
       return rows.map((row) => row.date);
     },
 
@@ -65,8 +77,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
         await holdLock(transaction, LOCKS.closing);
         // Citus otherwise writes the shards of a node over several connections, and cannot read them again before the end.
         await transaction.query(sql('one-connection-a-node'));
-        const closed = await runSql(transaction, 'closed-days', [[day]], z.object({ date: DateText }));
-        if (closed.length > 0) return false;
+        if ((await closedOf(transaction, [day])).length > 0) return false;
         // Nobody appends while this lock is held, so this sees everything that waits.
         const [waiting] = await runSql(transaction, 'waiting-for-day', [day], z.object({ found: z.boolean() }));
         if (waiting!.found) return false;
@@ -83,28 +94,27 @@ export function createPartitions(dataSource: DataSource): Partitions {
       }),
 
     async isClosed(day) {
-      return (await runSql(dataSource, 'closed-days', [[day]], z.object({ date: DateText }))).length > 0;
+      return (await closedOf(dataSource, [day])).length > 0;
     },
   };
 }
 
+const DateRow = z.object({ date: DateText });
 const Kept = z.object({ entries: z.string(), lastWrite: z.string().nullable() });
 
-async function missingOf(transaction: Executor, days: readonly Day[]): Promise<Day[]> {
-  if (days.length === 0) return [];
-  const values = [days, days.map(partitionOf)];
-  const rows = await runSql(transaction, 'missing-partitions', values, z.object({ date: DateText }));
-  return rows.map((row) => row.date);
+async function closedOf(transaction: Executor, days: readonly Day[]): Promise<Day[]> {
+  const rows = await runSql(transaction, 'closed-days', [[...new Set(days)]], DateRow);
+  return rows.map(({ date }) => date);
 }
 
-/** ATTACH does not block writers, as CREATE … PARTITION OF does; but it blocks another ATTACH, so creators queue. */
-async function create(transaction: Executor, days: readonly Day[]): Promise<void> {
-  await holdLock(transaction, LOCKS.partitions);
-  for (const day of await missingOf(transaction, days)) {
-    const name = partitionOf(day);
+async function createMissing(transaction: Executor, days: readonly Day[]): Promise<void> {
+  const missing = await runSql(transaction, 'missing-partitions', [days, days.map(partitionOf)], DateRow);
+  for (const { date } of missing) {
+    const name = partitionOf(date);
     await transaction.query(`create table ${name} (like usage_events including defaults including constraints)`);
+    // Unlike CREATE … PARTITION OF, it blocks no writers.
     await transaction.query(
-      `alter table usage_events attach partition ${name} for values from ('${day}') to ('${addDays(day, 1)}')`,
+      `alter table usage_events attach partition ${name} for values from ('${date}') to ('${addDays(date, 1)}')`,
     );
   }
 }

@@ -28,4 +28,6 @@ export async function holdRolledUp(transaction: Executor): Promise<RolledUp> {
 /** Waits until nobody holds the rolled-up days; then only the caller may change them. */
 export async function lockRolledUp(transaction: Executor): Promise<void> {
   await holdLock(transaction, LOCKS.rolledUp);
+  // Its statements subtract what is not derived. One that was planned before a day got a partition would miss its events.
+  await shareLock(transaction, LOCKS.partitions);
 }

@@ -120,7 +120,10 @@ export function createStoredFormsStore(dataSource: DataSource): StoredFormsStore
     },
     periodsApart: ({ merchantIds, startDate, endDate }) =>
       atOneMoment(dataSource, (runner) =>
-        runSql(runner as Executor, 'period-drift', [merchantIds ?? null, startDate, endDate], Period),
+        // Its snapshot is older than its plan, which then knows the partitions of all flushes in it.
+        runner.manager.transaction('REPEATABLE READ', () =>
+          runSql(runner as Executor, 'period-drift', [merchantIds ?? null, startDate, endDate], Period),
+        ),
       ),
     pricedApart: ({ merchantIds, startDate, endDate }, transaction) =>
       runSql(transaction, 'priced-drift', [merchantIds ?? null, startDate, endDate], Period),
