@@ -19,6 +19,7 @@ const COMPOSED = [
   'packages/db/src/custom/metric-query.ts',
   // The aggregation, dimensions and filters of a meter.
   'packages/db/src/meters/event-rows.ts',
+  'packages/db/src/meters/event-scope.ts',
   'packages/db/src/meters/limited-values.ts',
   'packages/db/src/meters/meter-checks-store.ts',
   'packages/db/src/meters/meter-reader.ts',
