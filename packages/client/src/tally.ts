@@ -19,9 +19,10 @@ import {
   type Taken,
   type TrackInput,
 } from './entry.ts';
+import { type Kind, printGroup } from './group.ts';
 import { createGuards, type Guarded, type GuardRequest, type Guards } from './guard.ts';
 import { installHooks } from './hooks.ts';
-import { createMerger, type Kind, printGroup } from './merge.ts';
+import { createMerger } from './merge.ts';
 import type { Spool } from './spool/spool.ts';
 
 export type TallyOptions = {
