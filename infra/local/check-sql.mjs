@@ -11,7 +11,7 @@ const COMPOSED = [
   'packages/db/src/rollups/breakdown-statement.ts',
   'packages/db/src/rollups/grouping.ts',
   'packages/db/src/rollups/overview-statement.ts',
-  'packages/db/src/rollups/scope.ts',
+  'packages/db/src/rollups/source.ts',
   'packages/db/src/rollups/usage-reader.ts',
   // The table is that of a grain.
   'packages/db/src/rollups/rollups-store.ts',
@@ -19,6 +19,7 @@ const COMPOSED = [
   'packages/db/src/custom/metric-query.ts',
   // The aggregation, dimensions and filters of a meter.
   'packages/db/src/meters/event-rows.ts',
+  'packages/db/src/meters/event-scope.ts',
   'packages/db/src/meters/limited-values.ts',
   'packages/db/src/meters/meter-checks-store.ts',
   'packages/db/src/meters/meter-reader.ts',

@@ -69,7 +69,6 @@ export type CacheOptions = {
   /** The queue of computations. */
   queue: FairQueue;
   now: () => number;
-  maxMemoryBytes?: number;
 };
 
 const MINUTE = 60;
@@ -83,12 +82,14 @@ const SETTLED_DAYS = 7;
 const SHAPE = 5;
 /** A larger answer is cheaper to compute again than to transfer. */
 const MAX_ANSWER_BYTES = 4 * 1024 * 1024;
+/** Answers held in this process. */
+const MEMORY_BYTES = 64 * 1024 * 1024;
 
 /**
  * A cache in front of Postgres with two tiers: this process and Redis. While Redis is unavailable: only the process.
  */
-export function createCache({ redis, changes, queue, now, maxMemoryBytes = 64 * 1024 * 1024 }: CacheOptions): Cache {
-  const memory = createMemory(maxMemoryBytes, now);
+export function createCache({ redis, changes, queue, now }: CacheOptions): Cache {
+  const memory = createMemory(MEMORY_BYTES, now);
   /** Answers that are looked up or computed, and how many calls wait for each. */
   const underWay = new Map<
     string,

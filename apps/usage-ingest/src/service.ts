@@ -1,5 +1,5 @@
 import { randomUUID } from 'node:crypto';
-import { HOUR_MS, ingest } from '@tally/contracts';
+import { ingest } from '@tally/contracts';
 import type { Db } from '@tally/db';
 import {
   type App,
@@ -14,13 +14,13 @@ import {
   type RedisClient,
   type Releasers,
   serveContract,
-  startLoop,
   startTelemetry,
 } from '@tally/service';
 import { Registry } from 'prom-client';
 import { createAccept } from './accept.ts';
 import { createAdjust } from './adjust.ts';
 import { createAuditLog } from './audit-log.ts';
+import { startBackground } from './background.ts';
 import { createBudgetService } from './budgets/index.ts';
 import { createChanges } from './changes.ts';
 import { createConflicts } from './conflicts.ts';
@@ -37,8 +37,6 @@ import { createExplain } from './explain.ts';
 import { type FaultPoint, faultsOf } from './faults.ts';
 import { createDrain } from './flush/drain.ts';
 import { createFlush, type Flush } from './flush/flush.ts';
-import { startFlusher } from './flush/flusher.ts';
-import { startScheduler } from './jobs/scheduler.ts';
 import { createKeys } from './keys.ts';
 import { createDeriveMeters } from './meters/derive-meters.ts';
 import { createMeters } from './meters/meters.ts';
@@ -51,14 +49,7 @@ import { createPrices } from './prices/prices.ts';
 import { createPriceRegistry } from './prices/registry.ts';
 import { createRerate } from './prices/rerate.ts';
 import { createRecentEntries } from './recent.ts';
-import {
-  createReconcile,
-  createRepair,
-  presentDrift,
-  presentMeterDrift,
-  type Reconcile,
-  type Repair,
-} from './reconcile/index.ts';
+import { createReconcile, createRepair, type Reconcile, type Repair } from './reconcile/index.ts';
 import { createCloseDays } from './retention.ts';
 import { createHandlers } from './router.ts';
 import { createRunningTotals } from './running-totals.ts';
@@ -243,59 +234,10 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     onArchiveError: (day, err) => log.error({ err, day }, 'a day was not archived; its events stay in the journal'),
     agreedNow,
   });
-  if (env.ENABLE_FLUSH) {
-    const deriving = derive.start(env.DERIVE_INTERVAL_MS, log);
-    releasers.push('derive', () => deriving.stop());
-    const derivingMeters = deriveMeters.start(env.DERIVE_INTERVAL_MS, log);
-    releasers.push('meters', () => derivingMeters.stop());
-    const flusher = startFlusher({
-      intervalMs: env.FLUSH_INTERVAL_MS,
-      hourlyMs: env.RECONCILE_INTERVAL_MS,
-      counters,
-      oldLayout,
-      drain,
-      flush,
-      repair,
-      window,
-      settle: reconcile.settle,
-      onSettled: directWrites.settled,
-      now,
-      metrics,
-      log,
-      async reconcile() {
-        const closed = await closeDays();
-        if (closed.length > 0) log.info({ closed }, 'journal days closed');
-        const started = performance.now();
-        const report = await reconcile.repairChanged();
-        metrics.reconciled(report.drift.length + report.meters.length, performance.now() - started);
-        metrics.waitingDeadLetters.set(await db.deadLetters.count());
-        if (!report.balanced)
-          log.error(
-            {
-              drift: report.drift.slice(0, 20).map((each) => presentDrift(each)),
-              meters: report.meters.slice(0, 20).map(presentMeterDrift),
-            },
-            'drift found',
-          );
-      },
-    });
-    releasers.push('flush', () => flusher.stop());
-  }
-
-  const pruning = startLoop(
-    HOUR_MS,
-    async () => {
-      const removed = await db.audit.prune(env.AUDIT_RETENTION_DAYS);
-      if (removed > 0) log.info({ removed }, 'old rows of the audit log removed');
-    },
-    failureLog(log, 'the audit log was not pruned; it is tried again'),
-  );
-  releasers.push('audit log', () => pruning.stop());
-
-  if (env.ENABLE_JOB_SCHEDULER && env.ENABLE_USAGE_AGGREGATION) {
-    const scheduler = startScheduler({ intervalMs: env.USAGE_AGGREGATION_INTERVAL, run: () => flush.run({}), log });
-    releasers.push('scheduler', () => scheduler.stop());
-  }
+  startBackground(env, {
+    ...{ db, counters, oldLayout, window, derive, deriveMeters, drain, flush, repair, reconcile, closeDays },
+    ...{ onSettled: directWrites.settled, metrics, log, releasers, now },
+  });
 
   const others = options.sources ?? [];
   const sources = createSources({ env, db, accept, scales, flushSoon: flush.flushSoon, others, registry, log, now });

@@ -1,4 +1,4 @@
-import type { Kind } from './merge.ts';
+import type { Kind } from './group.ts';
 
 /** One entry or counter in the form sent: JSON, and the number of records it stands for. */
 export type Item = { readonly json: string; readonly records: number };

@@ -1,5 +1,5 @@
 import type { Item } from './attempt.ts';
-import { type Group, type Kind, printGroup } from './merge.ts';
+import { type Group, type Kind, printGroup } from './group.ts';
 import type { Ref } from './spool/spool.ts';
 
 /** Entries that are sent and settled together: held in memory, or read from the spool when they are next. */

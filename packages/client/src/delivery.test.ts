@@ -7,8 +7,9 @@ import { createInterface } from 'node:readline';
 import { build } from 'esbuild';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, test, vi } from 'vitest';
+import type { Rejected, TallyOptions } from './options.ts';
 import { createSpool, type SpoolPromise } from './spool/index.ts';
-import { createTally, type Rejected, type TallyOptions } from './tally.ts';
+import { createTally } from './tally.ts';
 import { type Fault, faultyFetch } from './testing/faults.ts';
 import { ADMIN_KEY, startIngest } from './testing/service.ts';
 

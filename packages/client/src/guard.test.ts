@@ -1,7 +1,8 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import { GuardError } from './guard.ts';
 import { wrapOpenAI } from './models/openai.ts';
-import { createTally, type Rejected, type TallyOptions } from './tally.ts';
+import type { Rejected, TallyOptions } from './options.ts';
+import { createTally } from './tally.ts';
 import { ADMIN_KEY, startIngest } from './testing/service.ts';
 
 let ingest: Awaited<ReturnType<typeof startIngest>>;

@@ -2,7 +2,8 @@ import { type CheckedEntry, MAX_ENTRY_UNITS, parseQuantity, UsageEntry } from '@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
 import { type RecordInput, type Scales, scaleReader } from './entry.ts';
-import { createMerger, printGroup } from './merge.ts';
+import { printGroup } from './group.ts';
+import { createMerger } from './merge.ts';
 
 const NOON = Date.parse('2026-11-22T12:00:00Z');
 

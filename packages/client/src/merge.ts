@@ -4,7 +4,6 @@ import {
   checkNames,
   MAX_METRICS,
   MAX_UNITS,
-  printUnits,
   QUARTER_HOUR_MS,
   type RecordInput,
   type Refusal,
@@ -15,36 +14,7 @@ import {
   unitsOf,
   unitsOfOne,
 } from './entry.ts';
-
-/** Entries summed into one, to be sent under one id. `''` stands for an unknown dimension. */
-export type Group = {
-  readonly id: string;
-  readonly kind: Kind;
-  readonly key: string;
-  readonly merchantId: string;
-  readonly time: number;
-  readonly bucket: number;
-  readonly userId: string;
-  readonly apiKey: string;
-  readonly model: string;
-  readonly provider: string;
-  readonly failed: boolean;
-  readonly properties: RecordInput['properties'];
-  /** Its approximate size in memory. */
-  readonly bytes: number;
-  readonly types: string[];
-  /** The scale of each type: the decimals of a unit. */
-  readonly scales: number[];
-  /** Units; whole numbers of at most 10^15, so that adding two of them is exact in a double. */
-  readonly sums: number[];
-  /** Calls that the sum stands for. */
-  calls: number;
-  /** The number of `record` and `track` calls in it. */
-  records: number;
-  open: boolean;
-};
-
-export type Kind = 'record' | 'track';
+import { counterGroupOf, counterKeyOf, type Group, groupOf, isOf, isOfCounter, type Kind, keyOf } from './group.ts';
 
 export type MergerOptions = {
   merge: boolean;
@@ -70,8 +40,9 @@ export type Merger = {
 };
 
 const SLOTS = 4096;
-const GROUP_BYTES = 400;
 const GOLDEN = 0x9e37_79b1;
+const NOT_AN_OBJECT = refusal('INVALID_ENTRY', 'Expected an object');
+const NOT_A_TIME = refusal('INVALID_ENTRY', 'time: Expected ISO 8601 with its zone, or milliseconds since 1970');
 
 /**
  * Sums entries that share merchant, 15-minute bucket, status and dimensions. A group that would exceed the limit of one
@@ -88,11 +59,15 @@ export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOption
   const places: number[] = new Array(MAX_METRICS).fill(0);
   const newTypes: string[] = [];
 
-  function open(group: Group): Group {
+  /** Opens a group for its first record, unless there is no room for it. `logged`: there always is. */
+  function open(group: Group, input: RecordInput | TrackInput, logged: boolean): Refusal | undefined {
+    const ownId = group.key === '' ? group.id : undefined;
+    const refused = logged ? undefined : (admit(group.bytes) ?? log?.(group.kind, input, group.time, ownId));
+    if (refused) return refused;
     opened.push(group);
     bytes += group.bytes;
     if (group.key !== '') groups.set(group.key, group);
-    return group;
+    return undefined;
   }
 
   /** Parses amounts into `units` and `places`. Returns their number, -1 if they exceed a limit, or a refusal. */
@@ -128,20 +103,12 @@ export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOption
   }
 
   function record(entry: RecordInput, arrival: number, logged = false): Refusal | undefined {
-    if (typeof entry !== 'object' || entry === null) return refusal('INVALID_ENTRY', 'Expected an object');
-    let time = arrival;
-    if (entry.time !== undefined) {
-      time = timeOf(entry.time);
-      if (Number.isNaN(time)) {
-        return refusal('INVALID_ENTRY', 'time: Expected ISO 8601 with its zone, or milliseconds since 1970');
-      }
-    }
-    let calls = 1;
-    if (entry.count !== undefined) {
-      calls = entry.count;
-      if (!Number.isInteger(calls) || calls < 1 || calls > MAX_UNITS) {
-        return refusal('INVALID_ENTRY', 'count: Expected a whole number from 1 to 10^15');
-      }
+    if (typeof entry !== 'object' || entry === null) return NOT_AN_OBJECT;
+    const time = entry.time === undefined ? arrival : timeOf(entry.time);
+    if (Number.isNaN(time)) return NOT_A_TIME;
+    const calls = entry.count === undefined ? 1 : entry.count;
+    if (!Number.isInteger(calls) || calls < 1 || calls > MAX_UNITS) {
+      return refusal('INVALID_ENTRY', 'count: Expected a whole number from 1 to 10^15');
     }
     const failed = entry.status === 'failure';
     if (!failed && entry.status !== undefined && entry.status !== 'success') {
@@ -175,36 +142,12 @@ export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOption
     }
     if (typeof read !== 'number') return read;
 
+    let refused: Refusal | undefined;
     if (group === undefined) {
-      const id = entry.id ?? newId();
-      const size = sizeOf(entry);
-      const refused = logged ? undefined : (admit(size) ?? log?.('record', entry, time, mergeable ? undefined : id));
-      if (refused) return refused;
-      group = open({
-        id,
-        kind: 'record',
-        key,
-        merchantId: entry.merchantId,
-        time,
-        bucket,
-        userId: known(entry.userId),
-        apiKey: known(entry.apiKey),
-        model: known(entry.model),
-        provider: known(entry.provider),
-        failed,
-        properties: entry.properties === undefined ? undefined : { ...entry.properties },
-        bytes: size,
-        types: [],
-        scales: [],
-        sums: [],
-        calls: 0,
-        records: 0,
-        open: true,
-      });
-    } else if (log !== undefined && !logged) {
-      const refused = log('record', entry, time, undefined);
-      if (refused) return refused;
-    }
+      group = groupOf(entry, { time, bucket }, entry.id ?? newId(), key);
+      refused = open(group, entry, logged);
+    } else if (log !== undefined && !logged) refused = log('record', entry, time, undefined);
+    if (refused) return refused;
     if (slot >= 0) slots[slot] = group;
     for (let at = 0; at < newTypes.length; at++) {
       group.types.push(newTypes[at]!);
@@ -218,14 +161,9 @@ export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOption
   }
 
   function track(call: TrackInput, arrival: number, logged = false): Refusal | undefined {
-    if (typeof call !== 'object' || call === null) return refusal('INVALID_ENTRY', 'Expected an object');
-    let time = arrival;
-    if (call.time !== undefined) {
-      time = timeOf(call.time);
-      if (Number.isNaN(time)) {
-        return refusal('INVALID_ENTRY', 'time: Expected ISO 8601 with its zone, or milliseconds since 1970');
-      }
-    }
+    if (typeof call !== 'object' || call === null) return NOT_AN_OBJECT;
+    const time = call.time === undefined ? arrival : timeOf(call.time);
+    if (Number.isNaN(time)) return NOT_A_TIME;
     const scale = scaleOf(call.metricType);
     const amount = call.by === undefined ? unitsOfOne(scale) : unitsOf(call.metricType, call.by, scale);
     if (amount < 0) return refuseAmount('by', call.metricType, call.by, scale);
@@ -236,24 +174,14 @@ export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOption
     if (mergeable) {
       slot = slotOf(call.merchantId, call.metricType, undefined, undefined);
       group = counterSlots[slot];
-      if (
-        group !== undefined &&
-        !(
-          group.open &&
-          group.bucket === bucket &&
-          group.types[0] === call.metricType &&
-          group.merchantId === call.merchantId
-        )
-      ) {
-        group = undefined;
-      }
+      if (group !== undefined && !isOfCounter(group, call, bucket)) group = undefined;
     }
     let key = '';
     if (group === undefined) {
       const bad = checkCounter(call);
       if (bad) return bad;
       if (mergeable) {
-        key = `#${bucket} ${call.merchantId} ${call.metricType}`;
+        key = counterKeyOf(call, bucket);
         group = groups.get(key);
       }
     }
@@ -262,37 +190,12 @@ export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOption
       key = group.key;
       group = undefined;
     }
+    let refused: Refusal | undefined;
     if (group === undefined) {
-      const id = call.id ?? newId();
-      const refused = logged
-        ? undefined
-        : (admit(GROUP_BYTES) ?? log?.('track', call, time, mergeable ? undefined : id));
-      if (refused) return refused;
-      group = open({
-        id,
-        kind: 'track',
-        key,
-        merchantId: call.merchantId,
-        time,
-        bucket,
-        userId: '',
-        apiKey: '',
-        model: '',
-        provider: '',
-        failed: false,
-        properties: undefined,
-        bytes: GROUP_BYTES,
-        types: [call.metricType],
-        scales: [scale],
-        sums: [0],
-        calls: 0,
-        records: 0,
-        open: true,
-      });
-    } else if (log !== undefined && !logged) {
-      const refused = log('track', call, time, undefined);
-      if (refused) return refused;
-    }
+      group = counterGroupOf(call, { time, bucket }, call.id ?? newId(), key, scale);
+      refused = open(group, call, logged);
+    } else if (log !== undefined && !logged) refused = log('track', call, time, undefined);
+    if (refused) return refused;
     if (slot >= 0) counterSlots[slot] = group;
     group.sums[0]! += amount;
     group.calls++;
@@ -323,63 +226,6 @@ export function createMerger({ merge, scaleOf, newId, admit, log }: MergerOption
   };
 }
 
-/** Prints a group as the contract's input of `usage.record` or `usage.track`, in JSON. */
-export function printGroup(group: Group): string {
-  const time = new Date(group.time).toISOString();
-  if (group.kind === 'track') {
-    const metricType = group.types[0]!;
-    const by = printUnits(group.sums[0]!, group.scales[0]!);
-    return JSON.stringify({ id: group.id, merchantId: group.merchantId, metricType, by, time });
-  }
-  const metrics: Record<string, string> = {};
-  for (let at = 0; at < group.types.length; at++)
-    metrics[group.types[at]!] = printUnits(group.sums[at]!, group.scales[at]!);
-  return JSON.stringify({
-    id: group.id,
-    merchantId: group.merchantId,
-    time,
-    metrics,
-    userId: group.userId || undefined,
-    apiKey: group.apiKey || undefined,
-    model: group.model || undefined,
-    provider: group.provider || undefined,
-    status: group.failed ? 'failure' : undefined,
-    count: group.calls === 1 ? undefined : group.calls,
-    properties: group.properties,
-  });
-}
-
-function isOf(group: Group, entry: RecordInput, bucket: number, failed: boolean): boolean {
-  return (
-    group.open &&
-    group.bucket === bucket &&
-    group.failed === failed &&
-    group.properties === undefined &&
-    group.merchantId === entry.merchantId &&
-    group.model === (entry.model ?? '') &&
-    group.userId === (entry.userId ?? '') &&
-    group.apiKey === (entry.apiKey ?? '') &&
-    group.provider === (entry.provider ?? '')
-  );
-}
-
-/** Unambiguous for any names, since each is preceded by its length. */
-function keyOf(entry: RecordInput, bucket: number, failed: boolean): string {
-  const userId = known(entry.userId);
-  const apiKey = known(entry.apiKey);
-  const model = known(entry.model);
-  const provider = known(entry.provider);
-  const lengths = `${userId.length},${apiKey.length},${model.length},${provider.length}`;
-  const key = `${bucket}${failed ? '-' : '+'}${entry.merchantId} ${lengths} ${userId}${apiKey}${model}${provider}`;
-  if (entry.properties === undefined) return key;
-  const names = Object.keys(entry.properties).sort();
-  return names.length === 0 ? key : key + JSON.stringify(names.map((name) => [name, entry.properties![name]]));
-}
-
-/** Tally treats absent, empty and `unknown` alike. */
-const known = (dimension: string | undefined): string =>
-  dimension === undefined || dimension === 'unknown' ? '' : dimension;
-
 function slotOf(a: string, b: string | undefined, c: string | undefined, d: string | undefined): number {
   let hash = mix(0, a);
   if (b !== undefined) hash = mix(hash, b);
@@ -395,15 +241,4 @@ function mix(hash: number, text: string): number {
   const sample =
     text.charCodeAt(end) + (text.charCodeAt(end - 1) << 7) + (text.charCodeAt(end - 2) << 14) + (end << 21);
   return Math.imul(hash ^ sample, GOLDEN) | 0;
-}
-
-function sizeOf(entry: RecordInput): number {
-  const names =
-    entry.merchantId.length +
-    (entry.userId?.length ?? 0) +
-    (entry.apiKey?.length ?? 0) +
-    (entry.model?.length ?? 0) +
-    (entry.provider?.length ?? 0);
-  const properties = entry.properties === undefined ? 0 : 2 * JSON.stringify(entry.properties).length;
-  return GROUP_BYTES + 4 * names + properties;
 }

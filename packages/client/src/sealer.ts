@@ -1,5 +1,6 @@
 import { type Batch, type BatchLimits, batchesOf, itemsOf, printBatch } from './batch.ts';
-import type { Group, Merger } from './merge.ts';
+import type { Group } from './group.ts';
+import type { Merger } from './merge.ts';
 import type { Position, Spool } from './spool/spool.ts';
 
 export type Sealer = {

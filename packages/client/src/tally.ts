@@ -6,103 +6,22 @@ import {
   type EngineClient,
   type IngestClient,
 } from '@tally/contracts/client';
-import { type AttemptError, createAttempts, type Item } from './attempt.ts';
-import { type Backoff, createDelivery, type Delivery, within } from './delivery.ts';
+import { createAttempts, type Item } from './attempt.ts';
+import { createDelivery, type Delivery, within } from './delivery.ts';
 import {
   checkCounter,
   checkNames,
   type RecordInput,
   type Refusal,
   refusal,
-  type Scales,
-  scaleReader,
   type Taken,
   type TrackInput,
 } from './entry.ts';
+import { type Kind, printGroup } from './group.ts';
 import { createGuards, type Guarded, type GuardRequest, type Guards } from './guard.ts';
 import { installHooks } from './hooks.ts';
-import { createMerger, type Kind, printGroup } from './merge.ts';
-import type { Spool } from './spool/spool.ts';
-
-export type TallyOptions = {
-  /** The address of usage-ingest, such as `http://127.0.0.1:4001`. */
-  url: string;
-  /** An API key of the role producer or admin. */
-  key: string;
-  /** The addresses of metrics-engine and analytics-api, for `tally.engine` and `tally.analytics`. Default: `url`. */
-  engineUrl?: string;
-  analyticsUrl?: string;
-  /**
-   * Decimals of the metric types that have a meter with a scale, such as `{ audio_minutes: 3 }`; all other types except
-   * `cost` take only whole numbers. `meters.list` returns the scales; they never change. Amounts with more decimals are
-   * rejected, never rounded.
-   */
-  scales?: Scales;
-  /**
-   * Default true: sums entries without an id that share merchant, 15-minute bucket, status, dimensions and properties
-   * into one entry with a `count`; sums and counts are exact, single calls are lost. False: sends each as an entry of
-   * its own, under an id from the client.
-   */
-  merge?: boolean;
-  /** How long an entry may wait for others before it is sent, default 1000 ms. */
-  lingerMs?: number;
-  /**
-   * Entries per request, default and at most 1000. Lowered automatically if the server reports that a request is too
-   * large.
-   */
-  maxBatch?: number;
-  /** Bytes of one request, approximately; default 1 MiB. */
-  maxBatchBytes?: number;
-  /** Concurrent requests while they succeed, default 2; after a failure one until it succeeds. */
-  concurrency?: number;
-  /** How long to wait for an answer, default 10,000 ms. The request is then repeated, and still counts once. */
-  timeoutMs?: number;
-  /**
-   * The limit of the queue in memory, in entries after merging (default 100,000) and in bytes, approximately (default
-   * 64 MiB). Beyond it `record` refuses with QUEUE_FULL: accepted entries are never dropped to make room. With a spool
-   * that promises `overflow`, the oldest go to disk instead, until that is full too.
-   */
-  maxQueuedEntries?: number;
-  maxQueuedBytes?: number;
-  /**
-   * Absent: accepted records stay in memory until the server has them. They survive a server that is down, slow or
-   * killed, and lost answers; they do not survive this process being killed. With `createSpool` of
-   * `@tally/client/spool` they survive that too, as far as the spool promises: see SpoolPromise and Fsync there.
-   */
-  spool?: Spool;
-  /**
-   * The reaction to a 401 or 403. `retry` (default): entries are kept, `onError` is called, and they are tried again
-   * every `backoff.slowMs`, so a corrected key loses nothing; `flush` and `close` do not wait for that. `reject`: they
-   * go to `onRejected`.
-   */
-  authFailure?: 'retry' | 'reject';
-  /** Pauses after failures, with full jitter and at least `Retry-After`. Default 100 ms, 30 s, 30 s. */
-  backoff?: Partial<Backoff>;
-  /**
-   * Called with each accepted entry that will not be counted: refused by the server for its content, or left unsent by
-   * `close` or the end of the process without a spool (code UNSENT; it may have been stored, so send it again only
-   * under its id). At the end of the process only synchronous work is done. Default: a line on standard error.
-   */
-  onRejected?(rejected: Rejected): void;
-  /**
-   * Called when requests or the spool begin to fail, and when the reason changes; while a failure goes on, once a
-   * minute. Nothing is lost by them. Default: a line on standard error for each new kind.
-   */
-  onError?(error: AttemptError): void;
-  /**
-   * Default true in a Node process: flushes at SIGTERM, SIGINT and when nothing is left to do. At `process.exit()`, an
-   * uncaught exception or an unhandled rejection, writes the queue to the spool, also during `close`. After a signal
-   * the process ends as it would have, unless others listen for it too.
-   */
-  hooks?: boolean;
-  /** How long `close` and the hooks may take, default 10,000 ms. */
-  closeDeadlineMs?: number;
-  /** Replaces the global fetch. */
-  fetch?: typeof fetch;
-};
-
-/** An entry or counter in the form to be sent, why it is not counted, and the number of records it stands for. */
-export type Rejected = { entry: Record<string, unknown>; code: string; message: string; records: number };
+import { createMerger } from './merge.ts';
+import { settingsOf, type TallyOptions } from './options.ts';
 
 export type Stats = {
   /** Accepted calls of `record` and `track`. */
@@ -165,7 +84,6 @@ export type Tally = {
   readonly analytics: AnalyticsClient;
 };
 
-const MIB = 1024 * 1024;
 const TAKEN: Taken = Object.freeze({ ok: true });
 const CLOSED = refusal('CLOSED', 'This client is closed.');
 const UNREADABLE = refusal('INVALID_ENTRY', 'The entry could not be read.');
@@ -181,16 +99,8 @@ function unreadable(check: () => Refusal | undefined): Refusal {
 
 /** Creates a client that records usage in the background. Throws only if its options are invalid. */
 export function createTally(options: TallyOptions): Tally {
-  const { url, key, merge = true, spool } = options;
-  if (typeof url !== 'string' || !/^https?:\/\//.test(url)) throw new TypeError('url: Expected http://… or https://…');
-  if (typeof key !== 'string' || key === '') throw new TypeError('key: Expected an API key');
-  const maxQueuedEntries = whole('maxQueuedEntries', options.maxQueuedEntries, 100_000, 1, 10_000_000);
-  const maxQueuedBytes = whole('maxQueuedBytes', options.maxQueuedBytes, 64 * MIB, 1024, 2 ** 40);
-  const closeDeadlineMs = whole('closeDeadlineMs', options.closeDeadlineMs, 10_000, 0, 3_600_000);
-  const timeoutMs = whole('timeoutMs', options.timeoutMs, 10_000, 1, 600_000);
-  const scaleOf = scaleReader(options.scales);
-  const onError = catchErrorsOf(options.onError ?? warnOnChange());
-  const onRejected = catchErrorsOf(options.onRejected ?? printRejected);
+  const settings = settingsOf(options);
+  const { url, key, spool, timeoutMs, closeDeadlineMs, maxQueuedEntries, scaleOf, onRejected, onError } = settings;
   const prefix = crypto.randomUUID().replaceAll('-', '').slice(0, 20);
   let ids = 0;
   const newId = () => `${prefix}-${(ids++).toString(36)}`;
@@ -203,13 +113,14 @@ export function createTally(options: TallyOptions): Tally {
   let closing: ReturnType<Tally['close']> | undefined;
 
   const merger = createMerger({
-    merge,
+    merge: settings.merge,
     scaleOf,
     newId,
     admit(bytes) {
       const { memory } = delivery;
       const full =
-        merger.size + memory.entries >= maxQueuedEntries || merger.bytes + memory.bytes + bytes > maxQueuedBytes;
+        merger.size + memory.entries >= maxQueuedEntries ||
+        merger.bytes + memory.bytes + bytes > settings.maxQueuedBytes;
       if (full && !delivery.spill()) {
         return refusal(
           'QUEUE_FULL',
@@ -229,20 +140,20 @@ export function createTally(options: TallyOptions): Tally {
     attempts: createAttempts({
       url,
       key,
-      fetch: options.fetch ?? fetch,
+      fetch: settings.fetch ?? fetch,
       timeoutMs,
-      authFailure: options.authFailure ?? 'retry',
+      authFailure: settings.authFailure,
       onRequest(bytes) {
         delivery.counts.requests++;
         bytesSent += bytes;
       },
     }),
-    lingerMs: whole('lingerMs', options.lingerMs, 1000, 0, 3_600_000),
-    maxBatch: whole('maxBatch', options.maxBatch, 1000, 1, 1000),
-    maxBatchBytes: whole('maxBatchBytes', options.maxBatchBytes, MIB, 1024, 256 * MIB),
-    concurrency: whole('concurrency', options.concurrency, 2, 1, 64),
+    lingerMs: settings.lingerMs,
+    maxBatch: settings.maxBatch,
+    maxBatchBytes: settings.maxBatchBytes,
+    concurrency: settings.concurrency,
     spillAbove: maxQueuedEntries / 2,
-    backoff: { firstMs: 100, mostMs: 30_000, slowMs: 30_000, ...options.backoff },
+    backoff: settings.backoff,
     random: Math.random,
     onRefused({ item, code, message }) {
       onRejected({ entry: JSON.parse(item.json), code, message, records: item.records });
@@ -385,24 +296,27 @@ export function createTally(options: TallyOptions): Tally {
     },
   };
 
-  const removeHooks =
-    options.hooks === false
-      ? () => {}
-      : installHooks({
-          get pending() {
-            return (ownGuards?.pending ?? 0) + merger.size + delivery.memory.entries + delivery.spooled > 0;
-          },
-          flush: () => tally.flush({ deadlineMs: closeDeadlineMs }),
-          close: (closeOptions) => tally.close(closeOptions),
-          save: () => rejectUnsent(delivery.saveNow(), 'The process ended before it could be sent.'),
-        });
+  const removeHooks = !settings.hooks
+    ? () => {}
+    : installHooks({
+        get pending() {
+          return (ownGuards?.pending ?? 0) + merger.size + delivery.memory.entries + delivery.spooled > 0;
+        },
+        flush: () => tally.flush({ deadlineMs: closeDeadlineMs }),
+        close: (closeOptions) => tally.close(closeOptions),
+        save: () => rejectUnsent(delivery.saveNow(), 'The process ended before it could be sent.'),
+      });
 
   const clients: { ingest?: IngestClient; engine?: EngineClient; analytics?: AnalyticsClient } = {};
-  const reach = (serviceUrl: string) => ({ url: serviceUrl, key, ...(options.fetch ? { fetch: options.fetch } : {}) });
+  const reach = (serviceUrl: string) => ({
+    url: serviceUrl,
+    key,
+    ...(settings.fetch ? { fetch: settings.fetch } : {}),
+  });
   return Object.defineProperties(tally, {
     ingest: { get: () => (clients.ingest ??= createIngestClient(reach(url))) },
-    engine: { get: () => (clients.engine ??= createEngineClient(reach(options.engineUrl ?? url))) },
-    analytics: { get: () => (clients.analytics ??= createAnalyticsClient(reach(options.analyticsUrl ?? url))) },
+    engine: { get: () => (clients.engine ??= createEngineClient(reach(settings.engineUrl ?? url))) },
+    analytics: { get: () => (clients.analytics ??= createAnalyticsClient(reach(settings.analyticsUrl ?? url))) },
   }) as Tally;
 }
 
@@ -421,38 +335,4 @@ function textOf(kind: Kind, input: RecordInput | TrackInput, time: number, id: s
   } catch {
     return JSON.stringify([kind, fields], (_, value) => (typeof value === 'bigint' ? value.toString() : value));
   }
-}
-
-function whole(name: string, value: number | undefined, fallback: number, min: number, max: number): number {
-  if (value === undefined) return fallback;
-  if (Number.isInteger(value) && value >= min && value <= max) return value;
-  throw new TypeError(`${name}: Expected a whole number from ${min} to ${max}, not ${String(value)}`);
-}
-
-/** Wraps a caller's callback: one that throws must not stop the delivery. */
-function catchErrorsOf<T>(callback: (value: T) => void): (value: T) => void {
-  return (value) => {
-    try {
-      callback(value);
-    } catch (error) {
-      console.error('tally: a callback threw', error);
-    }
-  };
-}
-
-function printRejected({ entry, code, message, records }: Rejected): void {
-  console.error(`tally: ${records} record(s) not counted: ${code}: ${message}`, JSON.stringify(entry));
-}
-
-const REPEAT_WARNING_MS = 60_000;
-
-function warnOnChange(): (error: AttemptError) => void {
-  let last = '';
-  let at = 0;
-  return ({ code, message }) => {
-    if (code === last && Date.now() - at < REPEAT_WARNING_MS) return;
-    last = code;
-    at = Date.now();
-    console.warn(`tally: ${code}: ${message}`);
-  };
 }

@@ -171,75 +171,54 @@ export function parseFormula(text: string, { source, method }: FormulaOptions): 
 
   function call(body: Body, at: number, depth: number, inside: string | undefined): Typed {
     const name = listOf(body.funcname).length === 1 ? only(body.funcname, at) : '';
-    const args = listOf(body.args);
-    if (name === 'metric' || name === 'property') {
-      known(body, ['funcname', 'args', 'funcformat', 'location'], at);
-      if (!source.hasEvents) fail('FORMULA_FORBIDDEN', `${source.name} has no ${name}(): only events has.`, at);
-      const value = (args[0] as { A_Const?: { sval?: { sval?: string } } } | undefined)?.A_Const?.sval?.sval;
-      if (args.length !== 1 || value === undefined || value === '' || value.length > 64)
-        return fail('FORMULA_TYPE', `${name}() takes one name in single quotes, of 1 to 64 characters.`, at);
-      if (!inside) bare ??= at;
-      if (name === 'property') return { expr: { kind: 'property', name: value, as: 'text' }, type: 'property', at };
-      const own = Object.hasOwn(columns, value) && columns[value]!.type === 'number';
-      return {
-        expr: own ? { kind: 'column', name: value, type: 'number' } : { kind: 'metric', name: value },
-        type: 'number',
-        at,
-      };
-    }
+    if (name === 'metric' || name === 'property') return named(name, body, at, inside);
     if (!AGGREGATES.has(name))
       return fail('FORMULA_FORBIDDEN', `The function ${show(name || namesOf(body.funcname))} is not allowed.`, at);
     if (inside) return fail('FORMULA_FORBIDDEN', `${name.toUpperCase()} may not be inside ${inside}.`, at);
-    known(
-      body,
-      [
-        'funcname',
-        'args',
-        'agg_filter',
-        'agg_star',
-        'agg_distinct',
-        'agg_order',
-        'agg_within_group',
-        'funcformat',
-        'location',
-      ],
-      at,
-    );
+    return aggregate(name, body, at, depth);
+  }
+
+  /** A metric type or property of an event. */
+  function named(kind: 'metric' | 'property', body: Body, at: number, inside: string | undefined): Typed {
+    known(body, ['funcname', 'args', 'funcformat', 'location'], at);
+    if (!source.hasEvents) fail('FORMULA_FORBIDDEN', `${source.name} has no ${kind}(): only events has.`, at);
+    const args = listOf(body.args);
+    const name = (args[0] as { A_Const?: { sval?: { sval?: string } } } | undefined)?.A_Const?.sval?.sval;
+    if (args.length !== 1 || name === undefined || name === '' || name.length > 64)
+      return fail('FORMULA_TYPE', `${kind}() takes one name in single quotes, of 1 to 64 characters.`, at);
+    if (!inside) bare ??= at;
+    if (kind === 'property') return { expr: { kind, name, as: 'text' }, type: 'property', at };
+    const isColumn = Object.hasOwn(columns, name) && columns[name]!.type === 'number';
+    return { expr: isColumn ? { kind: 'column', name, type: 'number' } : { kind, name }, type: 'number', at };
+  }
+
+  function aggregate(name: string, body: Body, at: number, depth: number): Typed {
+    known(body, AGGREGATE_FIELDS, at);
     aggregates++;
-    const row = (child: unknown, of = name.toUpperCase()) => read(child as Node, depth + 1, of);
+    const shown = name.toUpperCase();
+    const args = listOf(body.args);
+    const row = (child: unknown, of = shown) => read(child as Node, depth + 1, of);
     const filter = body.agg_filter === undefined ? null : as(row(body.agg_filter, 'FILTER'), 'boolean');
-    const orders = listOf(body.agg_order);
+    const number = (expr: Expr): Typed => ({ expr, type: 'number', at });
 
     if (name.startsWith('percentile_')) {
-      const fraction = args.length === 1 ? fractionOf(args[0] as Node) : undefined;
-      if (!body.agg_within_group || body.agg_distinct || fraction === undefined)
-        return fail(
-          'FORMULA_TYPE',
-          `Write ${name.toUpperCase()}(0.95) WITHIN GROUP (ORDER BY …), with a number from 0 to 1.`,
-          at,
-        );
-      const order = (orders[0] as { SortBy: Body }).SortBy;
-      if (orders.length !== 1 || order.sortby_nulls !== 'SORTBY_NULLS_DEFAULT' || order.useOp !== undefined)
-        return fail('FORMULA_FORBIDDEN', 'WITHIN GROUP takes ORDER BY one expression, ASC or DESC.', at);
-      known(order, ['node', 'sortby_dir', 'sortby_nulls', 'location'], at);
+      const { fraction, order } = percentile(shown, body, at);
       const arg = as(row(order.node), 'number');
       const exact = name === 'percentile_cont' ? 'cont' : 'disc';
       const descending = order.sortby_dir === 'SORTBY_DESC';
-      return { expr: { kind: 'percentile', exact, fraction, arg, descending, filter }, type: 'number', at };
+      return number({ kind: 'percentile', exact, fraction, arg, descending, filter });
     }
-    if (orders.length > 0 || body.agg_within_group)
-      return fail('FORMULA_FORBIDDEN', `${name.toUpperCase()} takes no ORDER BY.`, at);
+    if (listOf(body.agg_order).length > 0 || body.agg_within_group)
+      return fail('FORMULA_FORBIDDEN', `${shown} takes no ORDER BY.`, at);
     if (name === 'count') {
-      if (body.agg_star) return { expr: { kind: 'count', arg: null, distinct: false, filter }, type: 'number', at };
+      if (body.agg_star) return number({ kind: 'count', arg: null, distinct: false, filter });
       if (args.length !== 1) return fail('FORMULA_TYPE', 'COUNT takes * or one expression.', at);
-      const arg = settled(row(args[0]));
-      return { expr: { kind: 'count', arg, distinct: body.agg_distinct === true, filter }, type: 'number', at };
+      return number({ kind: 'count', arg: settled(row(args[0])), distinct: body.agg_distinct === true, filter });
     }
-    if (body.agg_star || args.length !== 1)
-      return fail('FORMULA_TYPE', `${name.toUpperCase()} takes one expression.`, at);
+    if (body.agg_star || args.length !== 1) return fail('FORMULA_TYPE', `${shown} takes one expression.`, at);
     if (body.agg_distinct) return fail('FORMULA_FORBIDDEN', 'DISTINCT is for COUNT only.', at);
     const arg = as(row(args[0]), 'number');
-    return { expr: { kind: 'fold', name: name as 'sum' | 'avg' | 'min' | 'max', arg, filter }, type: 'number', at };
+    return number({ kind: 'fold', name: name as 'sum' | 'avg' | 'min' | 'max', arg, filter });
   }
 
   // A formula over rows is parsed as the argument of the method's aggregate.
@@ -273,6 +252,10 @@ type Typed = { expr: Expr; type: ValueType | 'null' | 'property'; at: number };
 
 const NULL: Expr = { kind: 'literal', type: 'text', value: null };
 const AGGREGATES = new Set(['sum', 'count', 'avg', 'min', 'max', 'percentile_cont', 'percentile_disc']);
+const AGGREGATE_FIELDS = [
+  ...['funcname', 'args', 'agg_filter', 'agg_star', 'agg_distinct', 'agg_order', 'agg_within_group'],
+  ...['funcformat', 'location'],
+];
 const ARITHMETIC = new Set(['+', '-', '*', '/', '%']);
 const COMPARISON = new Set(['=', '<>', '<', '<=', '>', '>=']);
 const NODE_NAMES: Record<string, string> = {
@@ -341,6 +324,20 @@ function literal(body: Body, at: number): Typed {
   }
   const value = body.fval ? (body.fval as { fval: string }).fval : String((body.ival as { ival?: number })?.ival ?? 0);
   return { expr: { kind: 'literal', type: 'number', value }, type: 'number', at };
+}
+
+/** Returns the fraction of a percentile, and the order of its rows. */
+function percentile(shown: string, body: Body, at: number): { fraction: string; order: Body } {
+  const args = listOf(body.args);
+  const orders = listOf(body.agg_order);
+  const fraction = args.length === 1 ? fractionOf(args[0] as Node) : undefined;
+  if (!body.agg_within_group || body.agg_distinct || fraction === undefined)
+    return fail('FORMULA_TYPE', `Write ${shown}(0.95) WITHIN GROUP (ORDER BY …), with a number from 0 to 1.`, at);
+  const order = (orders[0] as { SortBy: Body }).SortBy;
+  if (orders.length !== 1 || order.sortby_nulls !== 'SORTBY_NULLS_DEFAULT' || order.useOp !== undefined)
+    return fail('FORMULA_FORBIDDEN', 'WITHIN GROUP takes ORDER BY one expression, ASC or DESC.', at);
+  known(order, ['node', 'sortby_dir', 'sortby_nulls', 'location'], at);
+  return { fraction, order };
 }
 
 /** A literal from 0 to 1, as written: it never becomes a double. */

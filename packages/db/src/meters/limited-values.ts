@@ -1,6 +1,7 @@
 import { z } from 'zod';
 import { bindings, type Executor } from '../run-sql.ts';
-import { boundedProperties, type EventScope, type MeterSpec, rawEvents } from './event-rows.ts';
+import { boundedProperties, type MeterSpec } from './event-rows.ts';
+import { type EventScope, rawEvents } from './event-scope.ts';
 
 const OverflowRows = z.tuple([z.object({ overflowed: z.boolean() })]);
 const overflowIn = (rows: unknown): boolean => OverflowRows.parse(rows)[0].overflowed;

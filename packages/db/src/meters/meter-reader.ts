@@ -7,7 +7,8 @@ import { estimatedRows } from '../query-plan.ts';
 import { DateText } from '../rows.ts';
 import { type Bind, bindings } from '../run-sql.ts';
 import { exactly, type SumOf } from '../unit-sums.ts';
-import { type Edge, type EventScope, propertyOf, rowsOf } from './event-rows.ts';
+import { propertyOf, rowsOf } from './event-rows.ts';
+import type { Edge, EventScope } from './event-scope.ts';
 import { AROUND, FOLDED, finerRows, type Grain, kindOf, START_AROUND } from './rollup-sql.ts';
 
 export type MeterScope = {

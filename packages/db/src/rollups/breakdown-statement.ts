@@ -2,7 +2,9 @@ import type { Grouping, Measure, SortBy } from '@tally/contracts';
 import { type Bind, bindings } from '../run-sql.ts';
 import type { SumOf } from '../unit-sums.ts';
 import { anySum, columnOf, columnsOf, grouped, isByModel, known, PROVIDERS, sumsOf, textsOf } from './grouping.ts';
-import { type Condition, isAmong, type Missing, type Read, readsDocuments, sharingPending } from './scope.ts';
+import type { Missing } from './missing.ts';
+import { readsDocuments } from './scope.ts';
+import { type Condition, isAmong, type Read, sharingPending } from './source.ts';
 import type { Question } from './usage-reader.ts';
 
 /** With the table's name: a bare one would be the page's column, which is text. */

@@ -6,6 +6,7 @@ import { DateText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
 import { inTransaction } from '../transactions.ts';
 import { holdRolledUp, lockRolledUp } from './rolled-up.ts';
+import { min } from './scope.ts';
 
 export type Derived = { flushes: number; events: number };
 
@@ -127,5 +128,3 @@ export function createDerivationsStore(dataSource: DataSource): DerivationsStore
     },
   };
 }
-
-const min = (left: Day, right: Day) => (left < right ? left : right);

@@ -1,7 +1,9 @@
 import { bindings } from '../run-sql.ts';
 import type { SumOf } from '../unit-sums.ts';
 import { anySum, grouped, known, PROVIDERS, sumsOf, textsOf, userOf } from './grouping.ts';
-import { isAmong, type Missing, type Read, type Scope, sharingPending } from './scope.ts';
+import type { Missing } from './missing.ts';
+import type { Scope } from './scope.ts';
+import { isAmong, type Read, sharingPending } from './source.ts';
 import type { OverviewQuestion } from './usage-reader.ts';
 
 /** Writes the query of a summary. Its one row has the number of active users, and users, models and days as JSON. */

@@ -16,8 +16,10 @@ import { bindings, type Executor, runSql } from '../run-sql.ts';
 import type { SumOf } from '../unit-sums.ts';
 import { breakdownStatement, MAX_UNSURE } from './breakdown-statement.ts';
 import { anySum, columnOf, columnsOf, grouped, known, PROVIDERS, sumsOf, userOf } from './grouping.ts';
+import type { Missing } from './missing.ts';
 import { overviewStatement } from './overview-statement.ts';
-import { ALL_DIMENSIONS, DIMENSIONS, filtered, type Missing, readsDocuments, type Scope, source } from './scope.ts';
+import { ALL_DIMENSIONS, DIMENSIONS, filtered, readsDocuments, type Scope } from './scope.ts';
+import { source } from './source.ts';
 
 /** The sums of some events, in units. */
 export type Sums = Record<Measure, UnitsType> & {

@@ -17,7 +17,8 @@ import { atOneMoment, beginMoment } from '../one-moment.ts';
 import { DateText, Units } from '../rows.ts';
 import { type Executor, runSql } from '../run-sql.ts';
 import { exactly } from '../unit-sums.ts';
-import { type Missing, max, min, missingOf, NOTHING_MISSING } from './scope.ts';
+import { type Missing, missingOf, NOTHING_MISSING } from './missing.ts';
+import { max, min } from './scope.ts';
 import {
   type ExportQuestion,
   type ExportRow,

@@ -6,10 +6,6 @@ import { TRPCClientError } from '@trpc/client';
 export type SendOptions = {
   client: IngestClient;
   backfill?: boolean;
-  /** Batches on their way at once. */
-  concurrency?: number;
-  /** How long one batch is retried before the import gives up. */
-  patienceMs?: number;
   onBatch(entries: number, result: RecordResult): void;
 };
 
@@ -21,19 +17,23 @@ export type SendSummary = {
   rejected: RecordResult['rejected'];
 };
 
+const BATCHES_AT_ONCE = 4;
+/** How long one batch is retried before the import gives up. */
+const PATIENCE_MS = 120_000;
+
 /**
  * Sends events in batches, a bounded number at once, and repeats a whole batch until it is answered: with stable ids
  * nothing is counted twice. Throws errors that retrying cannot fix.
  */
 export async function sendEntries(
   entries: AsyncIterable<UsageEntry> | Iterable<UsageEntry>,
-  { client, backfill = false, concurrency = 4, patienceMs = 120_000, onBatch }: SendOptions,
+  { client, backfill = false, onBatch }: SendOptions,
 ): Promise<SendSummary> {
   const summary: SendSummary = { entries: 0, accepted: 0, duplicates: 0, rejected: [] };
   const underWay = new Set<Promise<void>>();
 
   const send = async (batch: UsageEntry[]) => {
-    const result = await untilAnswered(() => client.usage.record.mutate({ entries: batch, backfill }), patienceMs);
+    const result = await untilAnswered(() => client.usage.record.mutate({ entries: batch, backfill }));
     summary.entries += batch.length;
     summary.accepted += result.accepted;
     summary.duplicates += result.duplicates;
@@ -43,7 +43,7 @@ export async function sendEntries(
   const dispatch = async (batch: UsageEntry[]) => {
     const sent = send(batch).finally(() => underWay.delete(sent));
     underWay.add(sent);
-    if (underWay.size >= concurrency) await Promise.race(underWay);
+    if (underWay.size >= BATCHES_AT_ONCE) await Promise.race(underWay);
   };
 
   try {
@@ -62,8 +62,8 @@ export async function sendEntries(
   }
 }
 
-async function untilAnswered<T>(call: () => Promise<T>, patienceMs: number): Promise<T> {
-  const deadline = Date.now() + patienceMs;
+async function untilAnswered<T>(call: () => Promise<T>): Promise<T> {
+  const deadline = Date.now() + PATIENCE_MS;
   for (let attempt = 0; ; attempt++) {
     try {
       return await call();
