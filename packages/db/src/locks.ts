@@ -27,6 +27,8 @@ export const LOCKS = {
   commit: 7433,
   /** Shared by direct counting, exclusive for declaring the scale of a metric type. */
   scales: 7434,
+  /** Closing of a day, one at a time. */
+  closer: 7436,
   /** Writing of an archive. */
   archive: 7435,
   /** Matching of reports of LiteLLM calls. */

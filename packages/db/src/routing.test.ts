@@ -26,7 +26,7 @@ const ON_ALL_NODES: Readonly<Record<string, readonly string[]>> = {
   'A whole day, once: when it is archived, closed or rolled up.': [
     'archive-day',
     'close-day',
-    'events-of-day',
+    'day-is-needed',
     'forget-identities',
     'meters/history-merchants',
     'next-to-roll-up',

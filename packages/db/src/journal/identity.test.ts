@@ -2,7 +2,7 @@ import { type Day, dayOf } from '@tally/contracts';
 import { type FreshStore, freshDatabase, runsOf } from '@tally/testkit';
 import fc from 'fast-check';
 import pg from 'pg';
-import { afterAll, beforeAll, expect, test } from 'vitest';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { type Db, openDb } from '../open-db.ts';
 import { migrate } from '../schema.ts';
 import type { LineToAppend } from './journal-line.ts';
@@ -154,6 +154,74 @@ test('compares what the producer sent: zeros, the order of properties and times 
   ];
   for (const [at, more] of others.entries()) expect(await append(more, at + 10)).toEqual([0]);
   expect(await append({ prompt_tokens: '6', compared: true }, 50)).toEqual([]);
+});
+
+describe('while a day is closed', () => {
+  /** Closes a day, stopped where it keeps the sums, while `work` runs. */
+  async function closing(date: Day, work: () => Promise<void>): Promise<boolean> {
+    await client.query('begin');
+    await client.query('lock table usage_journal_closings in share mode');
+    const closed = db.partitions.close(date);
+    await expect.poll(async () => await waiting('usage_journal_closings')).toBe(1);
+    await work();
+    await client.query('commit');
+    return closed;
+  }
+  const waiting = async (table: string) => {
+    const { rows } = await client.query(
+      'select count(*)::int as count from pg_locks where relation = $1::regclass and not granted',
+      [table],
+    );
+    return rows[0].count as number;
+  };
+  const count = (date: Day, id: number) =>
+    db.journal.append({
+      source: 'direct',
+      lines: [
+        lineOf(`m${serial++}`, { id, minutes: (Date.parse(date) - MIDNIGHT) / MINUTE + 600, tokens: 1 }, 'direct'),
+      ],
+    });
+  const deriveAll = async () => {
+    while ((await db.derivations.derive(1_000)).flushes > 0);
+    while ((await db.meters.derive(1_000)).flushes > 0);
+  };
+
+  test('events of other days are counted', async () => {
+    await count('2025-03-01', 1);
+    await deriveAll();
+    const closed = await closing('2025-03-01', async () => {
+      expect((await count('2025-03-02', 1)).inserted).toBe(1);
+    });
+    expect(closed).toBe(true);
+    expect(await db.partitions.isClosed('2025-03-01')).toBe(true);
+  });
+
+  test('an event of the day keeps it open', async () => {
+    await count('2025-03-03', 1);
+    await deriveAll();
+    const closed = await closing('2025-03-03', async () => {
+      expect((await count('2025-03-03', 2)).inserted).toBe(1);
+      await deriveAll();
+    });
+    expect(closed).toBe(false);
+    expect(await db.partitions.isClosed('2025-03-03')).toBe(false);
+    expect(await db.partitions.close('2025-03-03')).toBe(true);
+    const { rows } = await client.query(
+      `select sum(entries)::int as entries from usage_closed_days where date = '2025-03-03'`,
+    );
+    expect(rows).toEqual([{ entries: 2 }]);
+  });
+
+  test('a reader of the journal that does not end keeps it open, and stops nobody else', async () => {
+    await count('2025-03-04', 1);
+    await deriveAll();
+    await client.query('begin');
+    await client.query('select from usage_events limit 1');
+    expect(await db.partitions.close('2025-03-04')).toBe(false);
+    expect((await count('2025-03-05', 1)).inserted).toBe(1);
+    await client.query('commit');
+    expect(await db.partitions.close('2025-03-04')).toBe(true);
+  });
 });
 
 test('a day that is closed forgets its claims and conflicts, and still takes no copy', async () => {

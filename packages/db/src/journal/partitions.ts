@@ -1,10 +1,10 @@
 import { addDays, type Day, TallyError } from '@tally/contracts';
 import type { DataSource } from 'typeorm';
 import { z } from 'zod';
-import { holdLock, LOCKS, shareLock } from '../locks.ts';
+import { holdLock, LOCKS, passLock, shareLock, tryLock } from '../locks.ts';
 import { DateText } from '../rows.ts';
 import { type Executor, runSql, sql } from '../run-sql.ts';
-import { inTransaction } from '../transactions.ts';
+import { inTransaction, sqlState } from '../transactions.ts';
 
 export type Partitions = {
   /**
@@ -22,9 +22,10 @@ export type Partitions = {
   /** Returns days before `firstKept` without writes since `quietSince`. */
   closable(firstKept: Day, quietSince: Date): Promise<Day[]>;
   /**
-   * Stores the sums of a day's events and drops its partition. Returns false if it was closed already, and if something
-   * still needs the events: a derivation, or a dead letter of the day. With `archived`, also returns false unless the
-   * day has this many events: one was counted after the archiving.
+   * Stores the sums of a day's events and drops its partition. Others wait only for the drop. Returns false if it was
+   * closed already, if something still needs the events (a derivation, a dead letter, an event counted meanwhile), and
+   * if a reader of the journal does not end within 2 s. With `archived`, also returns false unless the day has this
+   * many events: one was counted after the archiving.
    */
   close(day: Day, archived?: number): Promise<boolean>;
   /** Returns whether the events of a day were dropped. */
@@ -33,6 +34,13 @@ export type Partitions = {
 
 /** The message for an event of a closed day. */
 export const dayClosed = (day: Day): string => `The journal of ${day} is closed; use an adjustment.`;
+
+/** A lock was not available in time, or would never have been. */
+const BUSY = new Set(['55P03', '40P01']);
+/** While a drop waits for readers of the journal, all other readers and writers wait for it. */
+const LOCK_TIMEOUT = '2s';
+/** A day may have a hundred million events. */
+const STATEMENT_TIMEOUT = '30min';
 
 /** The journal's partitions, one per day, `usage_events_20261122`: created by the first write, dropped as a whole. */
 export function createPartitions(dataSource: DataSource): Partitions {
@@ -71,27 +79,16 @@ export function createPartitions(dataSource: DataSource): Partitions {
       return rows.map((row) => row.date);
     },
 
-    close: (day, archived) =>
-      dataSource.transaction(async ({ queryRunner }) => {
-        const transaction: Executor = queryRunner!;
-        await holdLock(transaction, LOCKS.closing);
-        // Citus otherwise writes the shards of a node over several connections, and cannot read them again before the end.
-        await transaction.query(sql('one-connection-a-node'));
-        if ((await closedOf(transaction, [day])).length > 0) return false;
-        // Nobody appends while this lock is held, so this sees everything that waits.
-        const [waiting] = await runSql(transaction, 'waiting-for-day', [day], z.object({ found: z.boolean() }));
-        if (waiting!.found) return false;
-        if (archived !== undefined) {
-          const [row] = await runSql(transaction, 'events-of-day', [day], z.object({ events: z.number() }));
-          if (row!.events !== archived) return false;
-        }
-        const [kept] = await runSql(transaction, 'close-day', [day], Kept);
-        await transaction.query(sql('add-closed-day'), [day, kept!.entries, kept!.lastWrite]);
-        await transaction.query(sql('forget-identities'), [day]);
-        await transaction.query(`drop table if exists ${partitionOf(day)}`);
-        known.delete(day);
-        return true;
-      }),
+    async close(day, archived) {
+      try {
+        await dataSource.transaction(({ queryRunner }) => close(queryRunner!, day, archived));
+      } catch (error) {
+        if (error instanceof StillNeeded || BUSY.has(sqlState(error))) return false;
+        throw error;
+      }
+      known.delete(day);
+      return true;
+    },
 
     async isClosed(day) {
       return (await closedOf(dataSource, [day])).length > 0;
@@ -100,12 +97,37 @@ export function createPartitions(dataSource: DataSource): Partitions {
 }
 
 const DateRow = z.object({ date: DateText });
-const Kept = z.object({ entries: z.string(), lastWrite: z.string().nullable() });
+const Kept = z.object({ entries: z.string().transform(Number), lastWrite: z.string().nullable() });
 
 async function closedOf(transaction: Executor, days: readonly Day[]): Promise<Day[]> {
   const rows = await runSql(transaction, 'closed-days', [[...new Set(days)]], DateRow);
   return rows.map(({ date }) => date);
 }
+
+/** Whatever takes longer for more events comes before the lock for which all that count wait. */
+async function close(transaction: Executor, day: Day, archived: number | undefined): Promise<void> {
+  await transaction.query(sql('closing-waits'), [LOCK_TIMEOUT, STATEMENT_TIMEOUT]);
+  if (!(await tryLock(transaction, LOCKS.closer))) throw new StillNeeded();
+  // Citus otherwise writes the shards of a node over several connections, and cannot read them again before the end.
+  await transaction.query(sql('one-connection-a-node'));
+  if ((await closedOf(transaction, [day])).length > 0) throw new StillNeeded();
+  // Flushes up to this one are committed once the lock was passed, so the sums have them; later ones are looked for.
+  const [latest] = await runSql(transaction, 'latest-flush-id', [], z.object({ id: z.string() }));
+  await passLock(transaction, LOCKS.closing);
+  const isNeeded = async () =>
+    (await runSql(transaction, 'day-is-needed', [day, latest!.id], z.object({ found: z.boolean() })))[0]!.found;
+  if (await isNeeded()) throw new StillNeeded();
+  const [kept] = await runSql(transaction, 'close-day', [day], Kept);
+  if (archived !== undefined && kept!.entries !== archived) throw new StillNeeded();
+  await transaction.query(sql('add-closed-day'), [day, kept!.entries, kept!.lastWrite]);
+  await transaction.query(sql('forget-identities'), [day]);
+  await holdLock(transaction, LOCKS.closing);
+  if (await isNeeded()) throw new StillNeeded();
+  await transaction.query(`drop table if exists ${partitionOf(day)}`);
+}
+
+/** Rolls back the closing of a day that must stay open. */
+class StillNeeded extends Error {}
 
 async function createMissing(transaction: Executor, days: readonly Day[]): Promise<void> {
   const missing = await runSql(transaction, 'missing-partitions', [days, days.map(partitionOf)], DateRow);
