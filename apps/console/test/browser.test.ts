@@ -239,9 +239,10 @@ describe('the explorer', () => {
     await as(
       keys.viewer,
       async (page) => {
-        await open(page, '/app/explorer?by=user&and=model&compare=previous');
+        const merchants = encodeURIComponent(JSON.stringify(['m'.repeat(120)]));
+        await open(page, `/app/explorer?by=user&and=model&compare=previous&merchants=${merchants}`);
         const ends = await page
-          .locator('main .tools > *')
+          .locator('main .tools > *, main .filters > *')
           .evaluateAll((controls) => controls.map((control) => control.getBoundingClientRect().right));
         expect(ends.length).toBeGreaterThan(8);
         expect(Math.max(...ends)).toBeLessThanOrEqual(320);
