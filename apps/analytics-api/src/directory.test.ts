@@ -160,8 +160,9 @@ test('an id that merchants give to different people has no name in what covers s
     await record('other', id, 'key-b');
   }
   const named = async (merchantIds?: string[]) => {
-    const question = { startDate: day, endDate: day, by: 'user', userIds: ['1', '2', '3'], sortBy: 'key' } as const;
-    const { rows } = await running.client.analytics.breakdown.query({ ...question, order: 'asc', merchantIds });
+    const question = { startDate: day, endDate: day, by: 'user', sortBy: 'key', order: 'asc' } as const;
+    const asked = { ...question, userIds: ['1', '2', '3'], merchantIds };
+    const { rows } = await running.client.analytics.breakdown.query(asked);
     return rows.map(({ label, details }) => [label, details.email]);
   };
   expect(await named(['other'])).toEqual([
