@@ -143,3 +143,38 @@ test('named ids are found with their own and general entries, in both forms of U
   expect(await find(['zoe\u0308'])).toEqual(['zo\u00eb null']);
   expect(await find(['ann', 'bob'], running.client, { search: 'BOB' })).toEqual(['bob null']);
 });
+
+test('an id that merchants give to different people has no name in what covers several of them', async () => {
+  const day = new Date().toISOString().slice(0, 10);
+  const mine = (merchantId: string, id: string, name: string, email: string) =>
+    ({ kind: 'user', id, merchantId, name, email }) as const;
+  await running.client.directory.upsert.mutate({
+    entries: [
+      ...[mine('acme', '1', 'Una', 'una@acme.example'), mine('other', '1', 'Otto', 'otto@other.example')],
+      ...[mine('acme', '2', 'Zoe', 'zoe@acme.example'), mine('other', '2', 'Zoe', 'zoe@other.example')],
+      ...[mine('acme', '3', 'Max', 'max@example.com'), mine('other', '3', 'Max', 'max@example.com')],
+    ],
+  });
+  for (const id of ['1', '2', '3']) {
+    await record('acme', id, 'key-a');
+    await record('other', id, 'key-b');
+  }
+  const named = async (merchantIds?: string[]) => {
+    const question = { startDate: day, endDate: day, by: 'user', sortBy: 'key', order: 'asc' } as const;
+    const asked = { ...question, userIds: ['1', '2', '3'], merchantIds };
+    const { rows } = await running.client.analytics.breakdown.query(asked);
+    return rows.map(({ label, details }) => [label, details.email]);
+  };
+  expect(await named(['other'])).toEqual([
+    ['Otto', 'otto@other.example'],
+    ['Zoe', 'zoe@other.example'],
+    ['Max', 'max@example.com'],
+  ]);
+  const several = [
+    ['1', null],
+    ['2', null],
+    ['Max', 'max@example.com'],
+  ];
+  expect(await named()).toEqual(several);
+  expect(await named(['acme', 'other'])).toEqual(several);
+});

@@ -239,9 +239,10 @@ describe('the explorer', () => {
     await as(
       keys.viewer,
       async (page) => {
-        await open(page, '/app/explorer?by=user&and=model&compare=previous');
+        const merchants = encodeURIComponent(JSON.stringify(['m'.repeat(120)]));
+        await open(page, `/app/explorer?by=user&and=model&compare=previous&merchants=${merchants}`);
         const ends = await page
-          .locator('main .tools > *')
+          .locator('main .tools > *, main .filters > *')
           .evaluateAll((controls) => controls.map((control) => control.getBoundingClientRect().right));
         expect(ends.length).toBeGreaterThan(8);
         expect(Math.max(...ends)).toBeLessThanOrEqual(320);
@@ -452,6 +453,9 @@ test('a bound key cannot reach another merchant, whatever the address says', asy
       const text = await page.locator('main').innerText();
       expect(text).not.toMatch(/globex-user|@globex|initech/i);
     }
+    await open(page, explainLink({ metric: 'cost', from: yesterday, to: yesterday, merchants: ['globex'] }));
+    expect(await page.locator('main').innerText()).toContain('This key is bound to merchant acme.');
+    expect(await page.locator('.equation').count()).toBe(0);
     const refused = await page.request.post(`${stack.url}/trpc/usage.recent`, {
       data: { merchantId: 'globex' },
       headers: { origin: stack.url },

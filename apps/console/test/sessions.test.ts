@@ -122,9 +122,19 @@ describe('a session', () => {
     await expect.poll(async () => (await current(headers)).status).toBe(401);
   });
 
-  test('is marked for HTTPS where the browser came by HTTPS', async () => {
-    const { headers } = await signIn(viewer, { ...own(), 'x-forwarded-proto': 'https' });
-    expect(headers['set-cookie']).toMatch(/; Secure$/);
+  test.each([
+    ['the first proxy says so', () => ({ ...own(), 'x-forwarded-proto': 'https, http' })],
+    ['its page has such an address', () => ({ origin: own().origin.replace('http:', 'https:') })],
+  ])('is for HTTPS and this host only where %s', async (_how, headersOf) => {
+    const headers = headersOf();
+    const answer = await signIn(viewer, headers);
+    expect(answer.headers['set-cookie']).toMatch(/^__Host-tally_session=[\w-]+; Path=\/; .*; Secure$/);
+    const cookie = cookieOf(answer.headers);
+    expect((await current({ ...headers, cookie })).status).toBe(200);
+    const planted = { ...headers, ...(await signedIn()) };
+    expect((await current(planted)).status).toBe(401);
+    const ended = await send('/session', { method: 'DELETE', headers: { ...headers, cookie } });
+    expect(ended.headers['set-cookie']).toMatch(/^__Host-tally_session=; .*Max-Age=0; Secure$/);
   });
 });
 

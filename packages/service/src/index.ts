@@ -13,7 +13,7 @@ export {
 export { credentialsOf, FORWARDED_BY, secretOf } from './callers/credentials.ts';
 export { createFairQueue, type FairQueue } from './callers/fair-queue.ts';
 export { changeKey, createKeyMirror } from './callers/key-mirror.ts';
-export { isSameOrigin, SESSION_COOKIE, sessionOf } from './callers/session-cookie.ts';
+export { isHttps, isSameOrigin, SESSION_COOKIE, sessionOf } from './callers/session-cookie.ts';
 export { coalesce, coalesceBy } from './coalesce.ts';
 export { type CsvRow, csvRows, repeatedColumn } from './csv.ts';
 export { decodeCursor, encodeCursor } from './cursor.ts';

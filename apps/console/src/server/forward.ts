@@ -211,6 +211,7 @@ export function createForward(options: ForwardOptions): Forward {
     response.writeHead(200, {
       'content-type': 'application/jsonl',
       'transfer-encoding': 'chunked',
+      'cache-control': 'no-store',
       vary: 'trpc-accept',
     });
     const lines = Readable.fromWeb(jsonlStreamProducer({ data }) as Parameters<typeof Readable.fromWeb>[0]);

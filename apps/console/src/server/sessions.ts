@@ -1,5 +1,5 @@
 import type { IncomingMessage, ServerResponse } from 'node:http';
-import { isSameOrigin, SESSION_COOKIE, sessionOf } from '@tally/service';
+import { isHttps, isSameOrigin, SESSION_COOKIE, sessionOf } from '@tally/service';
 import { z } from 'zod';
 import { BodyTooLarge, readWithin } from './body.ts';
 import { answerProblem, type Exchange } from './forward.ts';
@@ -86,9 +86,9 @@ export function createSessions({ upstream, now = Date.now }: { upstream: Upstrea
 }
 
 function cookieOf(request: IncomingMessage, secret: string, seconds: number): string {
-  const isSecure = request.headers['x-forwarded-proto'] === 'https';
+  const isSecure = isHttps(request);
   return [
-    `${SESSION_COOKIE}=${secret}`,
+    `${isSecure ? SESSION_COOKIE.https : SESSION_COOKIE.http}=${secret}`,
     'Path=/',
     'HttpOnly',
     'SameSite=Strict',

@@ -77,7 +77,7 @@ export function createUpstream({ addresses, serviceKey, log }: UpstreamOptions):
       headers['x-request-id'] = requestId;
       if (serviceKey !== undefined) headers[FORWARDED_BY] = serviceKey;
       const session = sessionOf(request);
-      if (session !== undefined) headers.cookie = `${SESSION_COOKIE}=${session}`;
+      if (session !== undefined) headers.cookie = `${SESSION_COOKIE.https}=${session}`;
       return headers;
     },
     close: () => agent.destroy(),

@@ -1,7 +1,7 @@
 import { expect, test } from 'vitest';
 import { sessionOf } from './session-cookie.ts';
 
-const cookie = 'theme=dark; tally_session=abc_-1; other=x';
+const cookie = 'theme=dark; __Host-tally_session=abc_-1; other=x';
 const host = 'tally.example';
 const sent = (headers: Record<string, string>, method = 'POST') =>
   sessionOf({ headers: { cookie, host, ...headers }, method });
@@ -32,5 +32,16 @@ test.each([
 
 test('refuses text that is no secret', () => {
   for (const value of ['tally_session=', 'tally_session=a b', 'tally_session=a%20', 'session=abc', ''])
-    expect(sessionOf({ headers: { cookie: value, host, origin: `https://${host}` }, method: 'POST' })).toBeUndefined();
+    expect(sessionOf({ headers: { cookie: value, host, origin: `http://${host}` }, method: 'POST' })).toBeUndefined();
+});
+
+test('a session that another host of the domain planted is of no use over HTTPS', () => {
+  const planted = 'tally_session=planted';
+  const own = '__Host-tally_session=own';
+  const [https, http] = [{ origin: `https://${host}` }, { origin: `http://${host}` }];
+  expect(sent({ ...http, cookie: planted })).toBe('planted');
+  expect(sent({ ...https, cookie: planted })).toBeUndefined();
+  expect(sent({ 'x-forwarded-proto': 'https, http', cookie: planted }, 'GET')).toBeUndefined();
+  // A GET of a page has no origin, and a proxy may not say what it was asked by.
+  for (const both of [`${planted}; ${own}`, `${own}; ${planted}`]) expect(sent({ cookie: both }, 'GET')).toBe('own');
 });

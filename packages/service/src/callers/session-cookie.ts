@@ -1,7 +1,10 @@
 import type { IncomingMessage } from 'node:http';
 
-/** The cookie that holds the secret of a browser session. */
-export const SESSION_COOKIE = 'tally_session';
+/**
+ * The cookie that holds the secret of a browser session. Over HTTPS its prefix makes browsers refuse one that another
+ * host of the domain, or a page without HTTPS, wants to plant (ADR 810).
+ */
+export const SESSION_COOKIE = { https: '__Host-tally_session', http: 'tally_session' } as const;
 
 const SECRET = /^[\w-]{1,512}$/;
 
@@ -11,11 +14,18 @@ type Request = Pick<IncomingMessage, 'headers' | 'method'>;
 export function sessionOf(request: Request): string | undefined {
   const { cookie } = request.headers;
   if (cookie === undefined) return undefined;
+  const found = new Map<string, string>();
   for (const part of cookie.split(';')) {
     const [name, value = ''] = part.trim().split('=', 2);
-    if (name === SESSION_COOKIE && SECRET.test(value)) return isSameOrigin(request) ? value : undefined;
+    if (!found.has(name!) && SECRET.test(value)) found.set(name!, value);
   }
-  return undefined;
+  const secret = found.get(SESSION_COOKIE.https) ?? (isHttps(request) ? undefined : found.get(SESSION_COOKIE.http));
+  return secret !== undefined && isSameOrigin(request) ? secret : undefined;
+}
+
+/** Returns true if the browser is known to have used HTTPS: by its page's address, or by what the first proxy says. */
+export function isHttps({ headers }: Request): boolean {
+  return headers.origin?.startsWith('https://') || /^https\b/i.test(String(headers['x-forwarded-proto']));
 }
 
 /**

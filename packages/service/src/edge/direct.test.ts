@@ -56,8 +56,8 @@ const plain = { authorization: `Bearer ${KEY}`, 'content-type': 'application/jso
 const seen = async (response: Response) => ({
   status: response.status,
   body: await response.text(),
-  headers: ['content-type', 'vary', 'retry-after', 'x-request-id', 'x-content-type-options'].map((name) =>
-    response.headers.get(name),
+  headers: ['content-type', 'vary', 'retry-after', 'x-request-id', 'x-content-type-options', 'cache-control'].map(
+    (name) => response.headers.get(name),
   ),
 });
 

@@ -598,6 +598,14 @@ describe('HTTP', () => {
     expect(response.headers.get('x-content-type-options')).toBe('nosniff');
   });
 
+  test.each(['/trpc/ask', '/trpc/ask,ask?batch=1', '/file/a', '/trpc/none', '/metrics', '/readyz'])(
+    'no cache may keep the answer of %s',
+    async (path) => {
+      const { get } = await serve();
+      expect((await get(path)).headers.get('cache-control')).toBe('no-store');
+    },
+  );
+
   test('a mutation cannot be got', async () => {
     const { get } = await serve();
     const response = await get('/trpc/echo?input=%7B%7D');

@@ -62,7 +62,7 @@ export type Exchange = {
    * learns of it.
    */
   broken(error: unknown): void;
-  /** Writes the status and the headers, plus those that every answer has. */
+  /** Writes the status and the headers (names in lower case), plus those that every answer has. */
   head(status: number, headers: Record<string, string>): void;
 };
 
@@ -175,6 +175,8 @@ export function createEdge({ log, authenticate, limits, bodies, onError, count, 
       head(status, headers) {
         const busy = (status === 429 || status === 503) && headers['retry-after'] === undefined;
         response.writeHead(status, {
+          // A key in `x-api-key` or in a cookie would not keep a cache between us from storing the answer.
+          'cache-control': 'no-store',
           ...headers,
           ...(busy && { 'retry-after': RETRY_AFTER_SECONDS }),
           'x-request-id': requestId,

@@ -2,6 +2,7 @@ import { useEffect, useRef, useState } from 'react';
 import uPlot from 'uplot';
 import 'uplot/dist/uPlot.min.css';
 import { approximate, format, isZero, type Kind } from '../quantity.ts';
+import { pile } from './pile.ts';
 import { numbers, Table } from './table.tsx';
 
 export type Series = {
@@ -284,17 +285,6 @@ function draw(
     ...dashed.map(({ index }) => numbers[index]!),
   ] as uPlot.AlignedData;
   return new uPlot(options, data, element);
-}
-
-/** Stacks series: adds to each the sum of those before it. */
-function pile(series: readonly (readonly (number | null)[])[]): (number | null)[][] {
-  const sums: number[] = [];
-  return series.map((values) =>
-    values.map((value, index) => {
-      sums[index] = (sums[index] ?? 0) + (value ?? 0);
-      return sums[index];
-    }),
-  );
 }
 
 /** Reads colours of the theme in the canvas's form. */

@@ -17,7 +17,8 @@ export function Explain() {
   const { metric } = search;
   const range: Range = { startDate: search.from, endDate: search.to };
   const filters = readFilters(search);
-  const merchants = who.merchantId === null ? (filters.merchants ?? []) : [who.merchantId];
+  // A link may name another merchant than that of the key: then the error of the service is shown, not own numbers.
+  const merchants = filters.merchants ?? [who.merchantId].filter((id) => id !== null);
   const oneDay = range.startDate === range.endDate;
   const merchantId = merchants.length === 1 ? merchants[0]! : undefined;
   const metrics = [...new Set([...MEASURES.map((measure) => measure.metric), metric])];
@@ -64,6 +65,6 @@ function Subject({ range, filters, bound }: { range: Range; filters: FilterSearc
   const named = DIMENSIONS.flatMap(({ filter, label }) =>
     filters[filter] ? [`${label.toLowerCase()} ${filters[filter].join(', ')}`] : [],
   );
-  const whose = bound ? `merchant ${bound}` : filters.merchants ? '' : 'all merchants';
+  const whose = filters.merchants ? '' : bound ? `merchant ${bound}` : 'all merchants';
   return <>{[whose, ...named, rangeText(range)].filter(Boolean).join(' · ')}</>;
 }
