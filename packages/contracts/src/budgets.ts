@@ -26,7 +26,7 @@ const Period = z.enum(['hour', 'day', 'week', 'month', 'total']);
 const Scope = z.strictObject({
   merchantId: MerchantId.optional(),
   /** A team of the directory: the team of the event's API key, else of its user. */
-  team: SentDimension.optional(),
+  team: MatchedDimension.optional(),
   userId: MatchedDimension.optional(),
   apiKey: MatchedDimension.optional(),
   model: MatchedDimension.optional(),
