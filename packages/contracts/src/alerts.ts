@@ -185,7 +185,9 @@ const isNamed = ({ on, target }: z.output<typeof Rule>) => {
   if (on === 'silence') return MerchantId.safeParse(target).success;
   if (on !== 'meter') return (on === 'drift') === (target === '');
   const at = target.lastIndexOf('/');
-  return MeterKey.safeParse(target.slice(at + 1)).success && (at < 0 || MerchantId.safeParse(target.slice(0, at)).success);
+  return (
+    MeterKey.safeParse(target.slice(at + 1)).success && (at < 0 || MerchantId.safeParse(target.slice(0, at)).success)
+  );
 };
 
 const isWhole = ({ on, condition: { above, below, forecastAbove, percentOf, minutes } }: z.output<typeof Rule>) => {
