@@ -483,6 +483,7 @@ test('a budget of a team counts by the directory: the team of the key, else of t
     ['apiKey', 'k-blue', false, 'blue'],
     ['apiKey', 'k-red', true, 'red'],
     ['apiKey', 'k-none', true, null],
+    ['apiKey', 'unknown', false, 'red'],
   ];
   const learn = (of: typeof entries) =>
     ingest.db.directory.upsert(
@@ -511,6 +512,11 @@ test('a budget of a team counts by the directory: the team of the key, else of t
   expect(await reserve('r', '1', { userId: 'ada' })).toMatchObject({ allowed: true });
   expect(await reserve('s', '1', { userId: 'bob', apiKey: 'k-red' })).toMatchObject({ refusedBy: [again.id] });
   expect(await reserve('s', '1', { userId: 'bob' })).toMatchObject({ allowed: true, remaining: [] });
+  // Usage without a key may say so by `unknown`.
+  expect(await reserve('u', '1', { userId: 'bob', apiKey: 'unknown' })).toMatchObject({ allowed: true, remaining: [] });
+  await expect(create('1', { scope: { merchantId, team: 'unknown' } })).rejects.toMatchObject({
+    data: { code: 'INVALID_INPUT' },
+  });
   // Who joins a team counts for it from then on.
   await learn([['user', 'bob', true, 'red']]);
   await expect

@@ -1,8 +1,9 @@
 import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { MerchantId } from './entry.ts';
+import { MeterKey } from './meters.ts';
 import { DecimalText, Quantity } from './quantity.ts';
-import { Cursor, label, text } from './text.ts';
+import { Cursor, label, name, text, Uuid } from './text.ts';
 import { StoredTime } from './time.ts';
 
 /** The largest number of active webhooks, and of active alert rules. */
@@ -87,7 +88,7 @@ export const webhooks = {
     access: 'admin',
     platform: true,
     input: z.strictObject({
-      id: z.uuid(),
+      id: Uuid,
       url: Url.optional(),
       events: z.array(WebhookEvent).max(10).optional(),
       rotateSecret: z.boolean().default(false),
@@ -105,7 +106,7 @@ export const webhooks = {
     summary: 'Removes a webhook; what waits for it is not sent.',
     access: 'admin',
     platform: true,
-    input: z.strictObject({ id: z.uuid() }),
+    input: z.strictObject({ id: Uuid }),
     output: Webhook,
   }),
   deliveries: query({
@@ -114,7 +115,7 @@ export const webhooks = {
     platform: true,
     input: z
       .strictObject({
-        webhookId: z.uuid().optional(),
+        webhookId: Uuid.optional(),
         status: z.enum(['pending', 'delivered', 'failed']).optional(),
         limit: z.number().int().min(1).max(100).default(50),
         cursor: Cursor.optional(),
@@ -127,14 +128,14 @@ export const webhooks = {
     summary: 'Sends a delivery again.',
     access: 'admin',
     platform: true,
-    input: z.strictObject({ id: z.uuid() }),
+    input: z.strictObject({ id: Uuid }),
     output: WebhookDelivery,
   }),
   test: mutation({
     summary: 'Sends a test event to a webhook.',
     access: 'admin',
     platform: true,
-    input: z.strictObject({ id: z.uuid() }),
+    input: z.strictObject({ id: Uuid }),
     output: WebhookDelivery,
   }),
 } as const;
@@ -174,10 +175,20 @@ const Rule = z.strictObject({
    * The id of a budget or of a custom metric; a meter, for all merchants by its key or for one as `merchant/key`; the
    * merchant whose silence alerts; or the source whose rejections do. `drift` is of all numbers, so it has no target.
    */
-  target: z.union([z.uuid(), MerchantId]).default(''),
+  target: name(128 + 1 + 64).default(''),
   condition: Condition,
-  webhookIds: z.array(z.uuid()).max(20).default([]),
+  webhookIds: z.array(Uuid).max(20).default([]),
 });
+
+/** True for a target that its kind of rule can have: a merchant, or a meter with or without one. */
+const isNamed = ({ on, target }: z.output<typeof Rule>) => {
+  if (on === 'silence') return MerchantId.safeParse(target).success;
+  if (on !== 'meter') return (on === 'drift') === (target === '');
+  const at = target.lastIndexOf('/');
+  return (
+    MeterKey.safeParse(target.slice(at + 1)).success && (at < 0 || MerchantId.safeParse(target.slice(0, at)).success)
+  );
+};
 
 const isWhole = ({ on, condition: { above, below, forecastAbove, percentOf, minutes } }: z.output<typeof Rule>) => {
   const limits = [above, below, forecastAbove].filter((each) => each !== undefined).length;
@@ -206,8 +217,8 @@ export const alerts = {
     summary: 'Creates an alert rule on a budget, a meter, a custom metric, silence, rejections or drift.',
     access: 'admin',
     platform: true,
-    input: Rule.refine(({ on, target }) => (on === 'drift') === (target === ''), {
-      error: 'Expected a target, of drift none.',
+    input: Rule.refine(isNamed, {
+      error: 'Expected a target, of silence a merchant, of meter `key` or `merchant/key`, of drift none.',
       path: ['target'],
     })
       .refine(isWhole, {
@@ -225,9 +236,9 @@ export const alerts = {
     access: 'admin',
     platform: true,
     input: z.strictObject({
-      id: z.uuid(),
+      id: Uuid,
       name: label(100).optional(),
-      webhookIds: z.array(z.uuid()).max(20).optional(),
+      webhookIds: z.array(Uuid).max(20).optional(),
     }),
     output: Alert,
   }),
@@ -242,14 +253,14 @@ export const alerts = {
     summary: 'Removes an alert rule.',
     access: 'admin',
     platform: true,
-    input: z.strictObject({ id: z.uuid() }),
+    input: z.strictObject({ id: Uuid }),
     output: Alert,
   }),
   test: query({
     summary: 'Returns what an alert rule measures now, and whether it would fire.',
     access: 'admin',
     platform: true,
-    input: z.strictObject({ id: z.uuid() }),
+    input: z.strictObject({ id: Uuid }),
     output: z.object({ fires: z.boolean(), value: Quantity.nullable(), periodStart: StoredTime }),
   }),
   history: query({

@@ -171,7 +171,7 @@ export const DirectoryEntry = z.strictObject({
   role: label(64).nullable().default(null),
   /** Null: for every merchant. An entry of the merchant itself comes first. */
   merchantId: MerchantId.nullable().default(null),
-  /** The team of a user or an API key. Absent: unchanged; null: none. */
+  /** The team of a user or an API key. Absent: unchanged; null or `unknown`: none. */
   team: SentDimension.min(1).nullable().optional(),
 });
 export type DirectoryEntry = z.infer<typeof DirectoryEntry>;

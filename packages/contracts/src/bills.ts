@@ -116,7 +116,7 @@ const Sums = z.object({
   ours: Quantity,
   /** Bill less ours. */
   difference: Quantity,
-  /** Rows without a known amount on the bill, and with us. */
+  /** Rows without a known amount on the bill, and with us; requests mostly cost nothing, so they are not counted. */
   unknownOnBill: z.number().int(),
   unknownWithUs: z.number().int(),
 });

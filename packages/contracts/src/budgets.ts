@@ -4,7 +4,7 @@ import { mutation, query } from './contract.ts';
 import { AnyEntry, EntryId, MatchedDimension, MerchantId, record, SentDimension, UsageEntry } from './entry.ts';
 import { MeterKey } from './meters.ts';
 import { DecimalText, Quantity } from './quantity.ts';
-import { Cursor, label, name, SearchText } from './text.ts';
+import { Cursor, label, name, SearchText, Uuid } from './text.ts';
 import { StoredTime } from './time.ts';
 
 /** The largest number of active budgets. */
@@ -26,7 +26,7 @@ const Period = z.enum(['hour', 'day', 'week', 'month', 'total']);
 const Scope = z.strictObject({
   merchantId: MerchantId.optional(),
   /** A team of the directory: the team of the event's API key, else of its user. */
-  team: SentDimension.optional(),
+  team: MatchedDimension.optional(),
   userId: MatchedDimension.optional(),
   apiKey: MatchedDimension.optional(),
   model: MatchedDimension.optional(),
@@ -204,14 +204,14 @@ export const budgets = {
     summary: 'Changes the limit, name, thresholds or enforcement of a budget.',
     access: 'admin',
     merchants: 'own',
-    input: z.strictObject({ id: z.uuid(), ...z.strictObject(Changeable).partial().shape }),
+    input: z.strictObject({ id: Uuid, ...z.strictObject(Changeable).partial().shape }),
     output: Budget,
   }),
   get: query({
     summary: 'Returns a budget.',
     access: 'read',
     merchants: 'own',
-    input: z.strictObject({ id: z.uuid() }),
+    input: z.strictObject({ id: Uuid }),
     output: Budget,
   }),
   list: query({
@@ -233,7 +233,7 @@ export const budgets = {
     summary: 'Removes a budget.',
     access: 'admin',
     merchants: 'own',
-    input: z.strictObject({ id: z.uuid() }),
+    input: z.strictObject({ id: Uuid }),
     output: Budget,
   }),
   /** All given filters hold at once. */
@@ -242,9 +242,9 @@ export const budgets = {
     access: 'read',
     input: z
       .strictObject({
-        id: z.uuid().optional(),
+        id: Uuid.optional(),
         /** Ids that no active budget has are left out of the answer. */
-        ids: z.array(z.uuid()).min(1).max(MAX_STATUS_IDS).optional(),
+        ids: z.array(Uuid).min(1).max(MAX_STATUS_IDS).optional(),
         merchantId: MerchantId.optional(),
       })
       .prefault({}),

@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { mutation, query } from './contract.ts';
 import { Dimension, inBothForms, MerchantId, record } from './entry.ts';
 import { Quantity } from './quantity.ts';
-import { Cursor, label, SearchText, storable, text } from './text.ts';
+import { Cursor, label, SearchText, storable, text, Uuid } from './text.ts';
 import { Day, Drained, StoredDay, StoredTime } from './time.ts';
 
 export const MetricKind = z.enum(['COUNT', 'SUM', 'AVERAGE', 'DISTINCT_COUNT', 'PERCENTILE', 'RATIO', 'MAX', 'MIN']);
@@ -146,7 +146,6 @@ export const MetricResult = z.object({
 });
 export type MetricResult = z.infer<typeof MetricResult>;
 
-const Id = z.uuid();
 /** A Postgres `integer`. */
 const Version = z.number().int().min(1).max(2_147_483_647);
 const range = { startDate: Day, endDate: Day };
@@ -204,7 +203,7 @@ export const custom = {
     merchants: 'own',
     maxItems: MAX_FILTER_ITEMS,
     audited: true,
-    input: Fields.partial().extend({ id: Id }),
+    input: Fields.partial().extend({ id: Uuid }),
     output: MetricDefinition,
   }),
   /** Computes a definition without saving it. */
@@ -226,14 +225,14 @@ export const custom = {
     summary: 'Computes a custom metric over a range.',
     rest: [{ method: 'POST', path: '/api/admin/metrics/calculate' }],
     access: 'define',
-    input: z.strictObject({ id: Id, version: Version.optional(), ...range, ...scope }),
+    input: z.strictObject({ id: Uuid, version: Version.optional(), ...range, ...scope }),
     output: MetricResult.extend({ version: z.number().int() }),
   }),
   get: query({
     summary: 'Returns the definition of a custom metric.',
     access: 'read',
     merchants: 'own',
-    input: z.strictObject({ id: Id, version: Version.optional() }),
+    input: z.strictObject({ id: Uuid, version: Version.optional() }),
     output: MetricDefinition,
   }),
   list: query({
@@ -249,7 +248,7 @@ export const custom = {
     summary: 'Lists the versions of a custom metric, newest first.',
     access: 'read',
     merchants: 'own',
-    input: z.strictObject({ id: Id, ...page }),
+    input: z.strictObject({ id: Uuid, ...page }),
     output: z.object({
       rows: z.array(
         z.object({
@@ -266,7 +265,7 @@ export const custom = {
   values: query({
     summary: 'Lists values computed before, newest first.',
     access: 'read',
-    input: z.strictObject({ id: Id, ...scope, ...page }),
+    input: z.strictObject({ id: Uuid, ...scope, ...page }),
     output: z.object({
       rows: z.array(
         z.object({
@@ -291,7 +290,7 @@ export const custom = {
     summary: 'Lists the audit trail of a custom metric, newest first.',
     access: 'read',
     merchants: 'own',
-    input: z.strictObject({ id: Id, ...page }),
+    input: z.strictObject({ id: Uuid, ...page }),
     output: z.object({
       rows: z.array(
         z.object({
@@ -311,7 +310,7 @@ export const custom = {
     access: 'define',
     merchants: 'own',
     audited: true,
-    input: z.strictObject({ id: Id }),
+    input: z.strictObject({ id: Uuid }),
     output: z.object({ id: z.string(), removed: z.literal(true) }),
   }),
   sources: {

@@ -31,7 +31,10 @@ export const ERRORS = {
   },
   NOT_FOUND: { status: 404, action: 'Check the name or the id.' },
   METHOD_NOT_ALLOWED: { status: 405, action: 'Call mutations by POST, and queries by GET or POST.' },
-  CONFLICT: { status: 409, action: 'Something with this id exists and differs; use another id.' },
+  CONFLICT: {
+    status: 409,
+    action: 'Change what the message names, or use another id: something that exists stands against this.',
+  },
   BODY_TIMEOUT: { status: 408, action: 'Send the body without pauses.' },
   BODY_TOO_LARGE: { status: 413, action: 'Send less at once.' },
   HEADERS_TOO_LARGE: {

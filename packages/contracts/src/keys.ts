@@ -2,7 +2,7 @@ import { z } from 'zod';
 import { Role } from './access.ts';
 import { mutation, query } from './contract.ts';
 import { MerchantId } from './entry.ts';
-import { Cursor, label, SearchText } from './text.ts';
+import { Cursor, label, SearchText, Uuid } from './text.ts';
 import { StoredTime, Time } from './time.ts';
 
 export const ApiKey = z.object({
@@ -57,7 +57,7 @@ export const keys = {
     access: 'admin',
     platform: true,
     input: z.strictObject({
-      id: z.uuid(),
+      id: Uuid,
       overlapSeconds: z
         .number()
         .int()
@@ -89,7 +89,7 @@ export const keys = {
     summary: 'Revokes an API key.',
     access: 'admin',
     platform: true,
-    input: z.strictObject({ id: z.uuid() }),
+    input: z.strictObject({ id: Uuid }),
     output: ApiKey,
   }),
 } as const;

@@ -38,7 +38,16 @@ const MeterFilters = record(
   8,
   name(73).refine((value) => value === 'status' || DIMENSION.test(value), `${EXPECTED_DIMENSION}, or status`),
   z.array(Dimension).min(1).max(100).overwrite(inBothForms),
-).meta({ examples: [{ provider: ['openai'] }] });
+)
+  .superRefine((filters, ctx) => {
+    for (const [name, values] of Object.entries(filters)) {
+      const refuse = (message: string) => ctx.addIssue({ code: 'custom', path: [name], message });
+      if (name === 'status') {
+        if (values.some((value) => value !== 'success' && value !== 'failure')) refuse('Expected success or failure');
+      } else if (values.includes('')) refuse('Expected a value; `unknown` stands for events without one');
+    }
+  })
+  .meta({ examples: [{ provider: ['openai'] }] });
 
 const PropertyName = name(73)
   .refine((value) => value.length > 0, 'Expected at least 1 character')

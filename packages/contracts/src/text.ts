@@ -72,6 +72,9 @@ export const storable = (max: number) =>
 /** A part of a name or an id to search for, in NFC as names are. */
 export const SearchText = text(256).normalize('NFC');
 
+/** An id that Tally gave something, in lower case as it is stored. */
+export const Uuid = z.uuid().toLowerCase();
+
 /** A cursor: the position at which a page ended. */
 export const Cursor = text(10_000);
 

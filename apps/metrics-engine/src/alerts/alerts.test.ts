@@ -552,6 +552,75 @@ describe('an alert', () => {
     clock.now = start;
   });
 
+  test('of a budget without a limit, or above 0 %, fires once something is spent', async () => {
+    const target = await budgetOf('0');
+    await stores.client.query('update budgets set "limit" = 0 where id = $1', [target]);
+    await stores.client.query('update budget_list set version = version + 1');
+    const none = await budgetOf('0');
+    const rule = (of: string, above: string) =>
+      one.engine.alerts.create.mutate({
+        ...{ name: 'rule', on: 'budget', target: of },
+        condition: { above, percentOf: 'limit' },
+      });
+    const rules = [await rule(target, '100'), await rule(none, '0')];
+    const fires = async () =>
+      Promise.all(rules.map(async ({ id }) => (await one.engine.alerts.test.query({ id })).fires));
+    expect(await fires()).toEqual([false, false]);
+    for (const id of [target, none]) await spend(id, '1');
+    expect(await fires()).toEqual([true, true]);
+  });
+
+  test('watches what its target names, however that is written', async () => {
+    const budget = await budgetOf('6000000000');
+    const condition = { above: '5' };
+    const created = await one.engine.alerts.create.mutate({
+      ...{ name: 'rule', on: 'budget', target: budget.toUpperCase(), condition },
+    });
+    expect(created.target).toBe(budget);
+    expect(await one.engine.alerts.test.query({ id: created.id.toUpperCase() })).toMatchObject({ fires: true });
+    // Keys of meters and merchants may look like ids, and are names.
+    const id = 'ABCDEF01-2345-4789-8BCD-EF0123456789';
+    await stores.db.meters.create({ key: id, aggregation: 'COUNT' }, 'admin');
+    for (const rule of [
+      { on: 'meter', target: id, condition },
+      { on: 'meter', target: `${'é'.repeat(64)}/cost`, condition },
+      { on: 'silence', target: id, condition: { minutes: 1 } },
+    ] as const)
+      expect(await one.engine.alerts.create.mutate({ name: 'rule', ...rule })).toMatchObject({ target: rule.target });
+  });
+
+  test('is refused if its target can be of no merchant, or one of its webhooks does not exist', async () => {
+    const create = (on: 'meter' | 'silence', target: string, webhookIds: string[] = []) =>
+      one.engine.alerts.create.mutate({
+        ...{ name: 'rule', on, target, webhookIds },
+        condition: on === 'meter' ? { above: '1' } : { minutes: 1 },
+      });
+    for (const [on, target] of [
+      ['meter', '/cost'],
+      ['meter', 'acme /cost'],
+      ['meter', `${'m'.repeat(129)}/cost`],
+      ['silence', 'm'.repeat(129)],
+    ] as const)
+      await expect(create(on, target)).rejects.toMatchObject({
+        data: { code: 'INVALID_INPUT' },
+        message: expect.stringMatching(/^target: Expected/),
+      });
+    const [{ id }, gone] = [
+      await one.engine.webhooks.create.mutate({ url }),
+      await one.engine.webhooks.create.mutate({ url }),
+    ];
+    const rule = await create('silence', 'acme', [id.toUpperCase(), gone.id]);
+    expect(rule.webhookIds).toEqual([id, gone.id]);
+    await one.engine.webhooks.remove.mutate({ id: gone.id });
+    const refused = { data: { code: 'NOT_FOUND' }, message: `There is no webhook ${gone.id}.` };
+    await expect(create('silence', 'acme', [gone.id])).rejects.toMatchObject(refused);
+    const other = await create('silence', 'acme');
+    const update = (change: { id: string; webhookIds: string[] }) => one.engine.alerts.update.mutate(change);
+    await expect(update({ id: other.id, webhookIds: [gone.id] })).rejects.toMatchObject(refused);
+    // What was removed since may stay, so that the others can be changed.
+    expect(await update({ id: rule.id, webhookIds: [gone.id] })).toMatchObject({ webhookIds: [gone.id] });
+  });
+
   test('of silence fires once for each silence, and resolves when usage comes', async () => {
     const alerts = newAlerts();
     const rule = await one.engine.alerts.create.mutate({

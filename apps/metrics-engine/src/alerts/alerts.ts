@@ -226,6 +226,12 @@ export function createAlerts(options: {
     await eachOf(others, (rule) => check(rule, open, { at, flush }));
   }
 
+  async function assertWebhooks(ids: readonly string[], before: readonly string[] = []): Promise<void> {
+    const there = new Set([...before, ...(await db.alerts.webhooks()).map(({ id }) => id)]);
+    const missing = ids.find((id) => !there.has(id));
+    if (missing !== undefined) throw new TallyError('NOT_FOUND', `There is no webhook ${missing}.`);
+  }
+
   async function known(id: string): Promise<AlertRow> {
     const rule = (await db.alerts.alerts()).find((each) => each.id === id);
     if (!rule) throw new TallyError('NOT_FOUND', `There is no alert rule ${id}.`);
@@ -245,11 +251,16 @@ export function createAlerts(options: {
       return { stop: async () => void (await Promise.all(loops.map((loop) => loop.stop()))) };
     },
     async create(input: Input<'create'>, caller: Caller): Promise<Alert> {
-      const row = { ...input, createdBy: caller.id };
-      await assertTarget(input);
-      return present(await db.alerts.createAlert(row));
+      // Budgets and custom metrics have ids in lower case; names of merchants and meters stay as they are.
+      const hasId = input.on === 'budget' || input.on === 'custom';
+      const rule = { ...input, target: hasId ? input.target.toLowerCase() : input.target };
+      await assertTarget(rule);
+      await assertWebhooks(rule.webhookIds);
+      return present(await db.alerts.createAlert({ ...rule, createdBy: caller.id }));
     },
     async update({ id, name, webhookIds }: Input<'update'>): Promise<Alert> {
+      // Removed webhooks that the rule has already may stay.
+      if (webhookIds) await assertWebhooks(webhookIds, (await known(id)).webhookIds);
       const change = { ...(name !== undefined && { name }), ...(webhookIds !== undefined && { webhookIds }) };
       return present(await db.alerts.changeAlert(id, change));
     },

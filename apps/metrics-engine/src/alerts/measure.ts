@@ -117,7 +117,8 @@ export function createMeasure({
       const value = formatQuantity(budget.measure, spent, scaleOfBudget(budget));
       const what = forecastAbove === undefined ? 'used' : 'expected by the end of the period';
       return {
-        fires: spent > bound || (ofLimit !== undefined && spent >= bound),
+        // A percentage is reached by as much, but nothing is reached by nothing.
+        fires: spent > bound || (ofLimit !== undefined && spent >= bound && spent > 0n),
         value,
         periodStart: period.start,
         threshold: `${wanted}${ofLimit ? '%' : ''}`,

@@ -113,16 +113,15 @@ export function createBudgets(options: {
 
     async status({ id, ids, merchantId: asked }: Input<'status'>, caller: Caller): Promise<Output<'status'>> {
       if (asked !== undefined) assertMerchant(caller, asked);
-      // Ids are stored in lower case.
-      const own = id === undefined ? undefined : (await known(id, caller)).id;
+      if (id !== undefined) await known(id, caller);
       const merchantId = asked ?? caller.merchantId ?? undefined;
       const list = await listNow(registry);
       const at = now();
-      const wanted = ids && new Set(ids.map((each) => each.toLowerCase()));
+      const wanted = ids && new Set(ids);
       const chosen = list.budgets
         .filter(
           (budget) =>
-            (own === undefined || budget.id === own) &&
+            (id === undefined || budget.id === id) &&
             (wanted?.has(budget.id) ?? true) &&
             (merchantId === undefined || budget.merchantId === merchantId),
         )

@@ -128,7 +128,8 @@ function listOf({ version, budgets, periods, members }: z.output<typeof Stored>,
     budgets,
     turnsAt: ends.reduce((first, each) => Math.min(first, each), Number.POSITIVE_INFINITY),
     concerns: (merchantId: string) => merchants.has('') || merchants.has(merchantId),
-    matching({ merchantId, userId = '', apiKey = '', model = '' }: Usage) {
+    matching({ merchantId, ...sent }: Usage) {
+      const [userId, apiKey, model] = [known(sent.userId), known(sent.apiKey), known(sent.model)];
       const team = (hasTeams && teamOf(merchantId, apiKey, userId)) || '';
       const usage = { merchantId, userId, apiKey, team, model };
       const found = ways
@@ -156,6 +157,9 @@ function wayTo(budget: Scope): (keyof Scope)[] {
   const given = SCOPE.filter((field) => budget[field] !== '');
   return given.slice(0, budget.merchantId === '' ? 1 : 2);
 }
+
+/** A dimension as it is counted: `unknown` stands for none. */
+const known = (dimension = '') => (dimension === 'unknown' ? '' : dimension);
 
 const memberKey = (kind: TeamMember['kind'], merchantId: string, id: string) => `${kind}\n${merchantId}\n${id}`;
 

@@ -68,6 +68,7 @@ const MIGRATIONS: Record<string, () => Promise<Record<string, Migration>>> = {
   IdsOfChanges1763856000660: () => import('./660-ids-of-changes.ts'),
   ChangesOfTeams1763856000720: () => import('./720-changes-of-teams.ts'),
   PagesOfDeliveries1763856000770: () => import('./770-pages-of-deliveries.ts'),
+  NoTeamUnknown1763856000800: () => import('./800-no-team-unknown.ts'),
 };
 
 /** The names of all migrations of this release. */

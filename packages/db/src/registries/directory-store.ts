@@ -58,6 +58,9 @@ const KnownRow = z.object({
 });
 const EntryRow = KnownRow.extend({ merchant_id: z.string(), team: z.string().nullable() });
 
+/** Answers call the absent team `unknown`, so that is none. */
+const teamIn = (team: string | null) => (team === 'unknown' ? null : team);
+
 /** Names of users, API keys and merchants, in `directory_entries`. */
 export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
   const directory = dataSource.getRepository(DirectoryEntryEntity);
@@ -76,7 +79,7 @@ export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
           column((entry) => entry.name),
           column((entry) => entry.email),
           column((entry) => entry.role),
-          column((entry) => entry.team ?? null),
+          column((entry) => teamIn(entry.team ?? null)),
           rows.map((entry) => entry.team !== undefined),
         ],
         z.unknown(),
@@ -91,7 +94,7 @@ export function createDirectoryStore(dataSource: DataSource): DirectoryStore {
         column(({ merchantId }) => merchantId),
         column(({ name }) => name),
         column(({ email }) => email),
-        column(({ team }) => team),
+        column(({ team }) => teamIn(team)),
         column(({ at }) => new Date(at).toISOString()),
       ];
       await runSql(dataSource, 'learn-directory', values, z.unknown());
