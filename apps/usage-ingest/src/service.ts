@@ -128,6 +128,7 @@ export async function createIngestService(env: Env, options: IngestOptions): Pro
     redis,
     accept: { record: (batch) => accept.record(batch) },
     drain: drainAll,
+    flushSoon: (merchantIds) => flush.flushSoon(merchantIds),
     log,
     now,
   });

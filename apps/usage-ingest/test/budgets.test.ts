@@ -299,6 +299,17 @@ describe('what is spent', () => {
     expect(await spentOf(id)).toEqual({ spent: '6', reserved: '5', complete: true });
   });
 
+  test.each<[string, Partial<Create>]>([
+    ['of a merchant', {}],
+    ['of a user in any merchant', { scope: { userId: 'eve' } }],
+  ])('%s has what was accepted just before the budget was made', async (_, more) => {
+    await record(entry('a', '0.7', { userId: 'eve' }));
+    const { id } = await create('10', more);
+    expect(await spentOf(id)).toEqual({ spent: '0.7', reserved: '0', complete: true });
+    await ingest.admin.budgets.remove.mutate({ id });
+    await ingest.admin.usage.void.mutate({ merchantId, id: 'a', reason: 'a test' });
+  });
+
   test('counts from the start of the period in the zone of the budget, the same before and after the events', async () => {
     const times = fc.integer({ min: Date.parse('2026-10-20T00:00:00Z'), max: Date.parse('2026-11-22T12:00:00Z') });
     const zones = fc.constantFrom('UTC', 'America/Los_Angeles', 'Asia/Kathmandu', 'Europe/Berlin', 'America/Santiago');

@@ -30,6 +30,8 @@ export function createBudgets(options: {
   registry: BudgetRegistry;
   ledger: Ledger;
   spend: Spend;
+  /** Flushes pending events of these merchants, or of all, for a bounded time. Never throws. */
+  flushSoon(merchantIds?: readonly string[]): Promise<unknown>;
   now: () => number;
 }) {
   const { store, registry, ledger, spend, now } = options;
@@ -85,6 +87,9 @@ export function createBudgets(options: {
       };
       const row = await store.create(budget, new Date(now()));
       await publish(row);
+      // Usage that was accepted before every process knew the budget has no note: it counts once it is flushed.
+      await options.flushSoon(merchantId === '' ? undefined : [merchantId]);
+      await spend.readAgain().catch(() => {});
       return present(row);
     },
     async update({ id, limit, ...change }: Input<'update'>, caller: Caller): Promise<Budget> {

@@ -25,6 +25,8 @@ export function createBudgetService(options: {
   accept: Pick<Accept, 'record'>;
   /** Flushes everything acknowledged before the call; returns true if nothing is left. */
   drain(): Promise<boolean>;
+  /** Flushes pending events of these merchants, or of all, for a bounded time. Never throws. */
+  flushSoon(merchantIds?: readonly string[]): Promise<unknown>;
   log: Log;
   now: () => number;
 }): BudgetService {
@@ -34,7 +36,10 @@ export function createBudgetService(options: {
   const onError = failureLog(log, 'spend of budgets was not read or noted; it is tried again', { level: 'warn' });
   const onDegraded = failureLog(log, 'budgets could not be asked; their settings decided', { level: 'warn' });
   const spend = createSpend({ ledger, registry, store: db.budgets, drain: options.drain, now, onError });
-  const budgets = createBudgets({ store: db.budgets, meters: db.meters, registry, ledger, spend, now });
+  const budgets = createBudgets({
+    ...{ store: db.budgets, meters: db.meters, registry, ledger, spend, now },
+    flushSoon: options.flushSoon,
+  });
   const reservations = createReservations({ registry, ledger, spend, accept, now, onDegraded });
   return {
     refresh: registry.refresh,

@@ -92,6 +92,12 @@ export function createSpend(options: {
     return reading;
   }
 
+  /** The same, with whatever is in Postgres when it is called: a reading under way may have begun before. */
+  async function readAgain(): Promise<void> {
+    await reading?.catch(() => {});
+    await read();
+  }
+
   async function tick(): Promise<void> {
     await ledger.settleLate();
     await registry.refresh();
@@ -108,6 +114,7 @@ export function createSpend(options: {
     amountsOf,
     identityOf,
     read,
+    readAgain,
     /** Notes accepted events; resolves when they are, or cannot be. Never rejects. */
     async note(lines: readonly JournalLine[]): Promise<void> {
       const items = lines.flatMap((line) => {
