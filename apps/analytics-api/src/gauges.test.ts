@@ -66,3 +66,14 @@ test('REST answers with JSON numbers when asked to, but ids stay strings', async
   ]);
   expect((await get(`${path}&numbers=maybe`)).status).toBe(400);
 });
+
+test('REST takes two groupings as exports do, or as two parameters', async () => {
+  const path = `/api/v1/usage/breakdown?startDate=${month}&endDate=${today}&merchantIds=acme`;
+  const keysOf = async (by: string) => {
+    const answer = (await (await get(`${path}&${by}`)).json()) as { rows: { keys: string[] }[] };
+    return answer.rows.map(({ keys }) => keys);
+  };
+  expect(await keysOf('by=user,merchant')).toEqual([['7', 'acme']]);
+  expect(await keysOf('by=user&by=merchant')).toEqual([['7', 'acme']]);
+  expect((await get(`${path}&by=user,planet`)).status).toBe(400);
+});

@@ -95,7 +95,9 @@ function queryReader({ input }: Procedure): (url: string) => object {
   const read = (key: string, value: string | string[]) => {
     if (numbers.includes(key) && DECIMAL.test(String(value))) return Number(value);
     if (flags.includes(key) && (value === 'true' || value === 'false')) return value === 'true';
-    return either.includes(key) && value.length === 1 ? value[0] : value;
+    if (!either.includes(key) || value.length > 1) return value;
+    // Several of them are short names of the contract, so a comma divides them as in exports.
+    return value[0]!.includes(',') ? value[0]!.split(',') : value[0];
   };
   return (url) =>
     Object.fromEntries(Object.entries(queryOf(url, lists)).map(([key, value]) => [key, read(key, value)]));
