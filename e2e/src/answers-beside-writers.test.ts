@@ -117,13 +117,16 @@ test('every answer beside writers has what was acknowledged before, nothing twic
 
   const writing = Promise.all([write(), write()]);
   const kinds = Object.keys(ask) as (keyof typeof ask)[];
-  await Promise.all(kinds.map(read));
-  isKilled = true;
-  await services.ingest.kill();
-  await services.ingest.start();
-  await Promise.all(kinds.map(read));
-  isDone = true;
-  await writing;
+  try {
+    await Promise.all(kinds.map(read));
+    isKilled = true;
+    await services.ingest.kill();
+    await services.ingest.start();
+    await Promise.all(kinds.map(read));
+  } finally {
+    isDone = true;
+    await writing;
+  }
 
   const filters = { startDate: addDays(TODAY, -400), endDate: TODAY, merchantIds: MERCHANTS };
   for (const kind of kinds) expect((await ask[kind](filters)).totals.requests).toBe(String(countOf(sent, filters)));
