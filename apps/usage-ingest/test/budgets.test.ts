@@ -476,6 +476,7 @@ describe('a budget on a meter', () => {
 
   test.each<[string, Partial<Create>, string]>([
     ['which is unknown', { meter: 'nobody' }, 'NOT_FOUND'],
+    ['of what Tally priced', { meter: 'priced_cost' }, 'INVALID_INPUT'],
     ['whose values cannot be added', { meter: 'greatest' }, 'INVALID_INPUT'],
     ['beside a measure', { meter: 'cost', measure: 'cost' as const }, 'INVALID_INPUT'],
     ['or of nothing', {}, 'INVALID_INPUT'],

@@ -58,7 +58,9 @@ export function createBudgets(options: {
 
   /** Returns the meter of a new budget: the merchant's own, else the one for all, or a built-in one. */
   async function meterOf(key: string, merchantId: string): Promise<BudgetMeter> {
-    const builtIn = BUILT_IN_METERS.find((meter) => meter.key === key && (isMeasure(key) || key === 'total_tokens'));
+    const builtIn = BUILT_IN_METERS.find((meter) => meter.key === key);
+    if (builtIn && !isMeasure(key) && key !== 'total_tokens')
+      throw new TallyError('INVALID_INPUT', `meter: ${key} is of what Tally priced; limit the measure cost instead.`);
     const own = builtIn || merchantId === '' ? undefined : await options.meters.find({ key, merchantId });
     const found = builtIn ?? own ?? (await options.meters.find({ key, merchantId: '' }));
     if (!found) throw unknownMeter(key);
