@@ -51,10 +51,9 @@ export function createPartitions(dataSource: DataSource): Partitions {
       const asked = [...new Set(days)].filter((day) => !known.has(day));
       if (asked.length === 0) return;
       const open = await inTransaction(dataSource, async (transaction) => {
-        await shareLock(transaction, LOCKS.closing);
-        const closed = await closedOf(transaction, asked);
+        const closed = await keepOthersOpen(transaction, asked);
         const open = asked.filter((day) => !closed.includes(day));
-        // ATTACH stops no reader, so another process may find a partition before all others know it; this lock ends later.
+        // Another process may have attached a partition that some sessions do not know yet; it holds this until they do.
         await holdLock(transaction, LOCKS.partitions);
         await createMissing(transaction, open);
         return open;
@@ -63,14 +62,12 @@ export function createPartitions(dataSource: DataSource): Partitions {
     },
 
     async keepOpen(transaction, days) {
-      await shareLock(transaction, LOCKS.closing);
-      const closed = await closedOf(transaction, days);
+      const closed = await keepOthersOpen(transaction, days);
       if (closed.length > 0) throw new TallyError('DAY_CLOSED', dayClosed(closed[0]!), { details: { days: closed } });
     },
 
     async open(transaction, days) {
-      await shareLock(transaction, LOCKS.closing);
-      const closed = await closedOf(transaction, days);
+      const closed = await keepOthersOpen(transaction, days);
       return days.filter((day) => !closed.includes(day));
     },
 
@@ -83,7 +80,7 @@ export function createPartitions(dataSource: DataSource): Partitions {
       try {
         await dataSource.transaction(({ queryRunner }) => close(queryRunner!, day, archived));
       } catch (error) {
-        if (error instanceof StillNeeded || BUSY.has(sqlState(error))) return false;
+        if (error instanceof NotClosed || BUSY.has(sqlState(error))) return false;
         throw error;
       }
       known.delete(day);
@@ -104,30 +101,36 @@ async function closedOf(transaction: Executor, days: readonly Day[]): Promise<Da
   return rows.map(({ date }) => date);
 }
 
+/** Returns the closed days, and keeps all others open until the transaction ends. */
+async function keepOthersOpen(transaction: Executor, days: readonly Day[]): Promise<Day[]> {
+  await shareLock(transaction, LOCKS.closing);
+  return closedOf(transaction, days);
+}
+
 /** Whatever takes longer for more events comes before the lock for which all that count wait. */
 async function close(transaction: Executor, day: Day, archived: number | undefined): Promise<void> {
   await transaction.query(sql('closing-waits'), [LOCK_TIMEOUT, STATEMENT_TIMEOUT]);
-  if (!(await tryLock(transaction, LOCKS.closer))) throw new StillNeeded();
+  if (!(await tryLock(transaction, LOCKS.closer))) throw new NotClosed();
   // Citus otherwise writes the shards of a node over several connections, and cannot read them again before the end.
   await transaction.query(sql('one-connection-a-node'));
-  if ((await closedOf(transaction, [day])).length > 0) throw new StillNeeded();
+  if ((await closedOf(transaction, [day])).length > 0) throw new NotClosed();
   // Flushes up to this one are committed once the lock was passed, so the sums have them; later ones are looked for.
   const [latest] = await runSql(transaction, 'latest-flush-id', [], z.object({ id: z.string() }));
   await passLock(transaction, LOCKS.closing);
   const isNeeded = async () =>
     (await runSql(transaction, 'day-is-needed', [day, latest!.id], z.object({ found: z.boolean() })))[0]!.found;
-  if (await isNeeded()) throw new StillNeeded();
+  if (await isNeeded()) throw new NotClosed();
   const [kept] = await runSql(transaction, 'close-day', [day], Kept);
-  if (archived !== undefined && kept!.entries !== archived) throw new StillNeeded();
+  if (archived !== undefined && kept!.entries !== archived) throw new NotClosed();
   await transaction.query(sql('add-closed-day'), [day, kept!.entries, kept!.lastWrite]);
   await transaction.query(sql('forget-identities'), [day]);
   await holdLock(transaction, LOCKS.closing);
-  if (await isNeeded()) throw new StillNeeded();
+  if (await isNeeded()) throw new NotClosed();
   await transaction.query(`drop table if exists ${partitionOf(day)}`);
 }
 
-/** Rolls back the closing of a day that must stay open. */
-class StillNeeded extends Error {}
+/** Rolls back the closing of a day that is closed already, or must stay open. */
+class NotClosed extends Error {}
 
 async function createMissing(transaction: Executor, days: readonly Day[]): Promise<void> {
   const missing = await runSql(transaction, 'missing-partitions', [days, days.map(partitionOf)], DateRow);
