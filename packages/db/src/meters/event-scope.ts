@@ -43,10 +43,12 @@ const ADJUSTMENT = `true as adjusted, event.merchant_id, event.date, event.id,
     event.date::timestamp at time zone 'UTC' as time, null::boolean as failed, event.user_id, event.api_key,
     event.model, event.provider, event.requests, event.failed_requests, event.prompt_tokens, event.completion_tokens,
     event.cost, event.metrics, null::jsonb as properties, event.folded`;
-const NOT_VOIDED = `not exists (
+/** The event is voided; `more`: a further condition on its void. */
+const voided = (more = '') => `exists (
     select from usage_adjustments as voided
     where voided.void_of is not null and voided.merchant_id = event.merchant_id and voided.date = event.date
-      and voided.void_of = event.id)`;
+      and voided.void_of = event.id${more})`;
+const NOT_VOIDED = `not ${voided()}`;
 
 /** The unchanged rows of the journal to read, without voided ones. */
 export function rawEvents(scope: EventScope, bind: Bind): string {
@@ -115,10 +117,8 @@ function knownEvents(scope: ScopeOf<'known'>, bind: Bind): string {
   return `select ${EVENT}, event.flush_id as place, null::bigint as run
         from usage_events as event
         join usage_flushes as flush on flush.id = event.flush_id
-        where ${isWithin('event.time')} and flush.started_at <= ${on} and not exists (
-          select from usage_adjustments as voided
-          where voided.void_of is not null and voided.merchant_id = event.merchant_id and voided.date = event.date
-            and voided.void_of = event.id and voided.created_at <= ${on})
+        where ${isWithin('event.time')} and flush.started_at <= ${on}
+          and not ${voided(` and voided.created_at <= ${on}`)}
         union all
         select ${ADJUSTMENT}, 0, null::bigint
         from usage_adjustments as event
